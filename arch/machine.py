@@ -1,0 +1,154 @@
+"""The types of a machine: a tree of memories, arrays and units, and links between devices.
+
+A spatial accelerator and a GPU are the same kind of tree. The root is the outermost memory; a `Memory` or an
+`Array` holds children; a `Unit` is a leaf that executes operation classes. All numbers are SI (bytes, seconds,
+joules, hertz, square metres); quantity strings exist only in YAML. docs/SEMANTICS.md section 3 numbers the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One dimension of an array: `size` instances; a read that does not vary along it is fetched once if `multicast`,
+    and partial results are summed on the way out if `reduce`."""
+
+    name: str
+    size: int
+    multicast: bool = True
+    reduce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """One operation class on a unit: clock cycles a lane is busy, and joules, for each operation."""
+
+    cycles: float
+    energy_j: float
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A functional unit, one per instance of the arrays above it. `lanes` operations start each cycle at one cycle each.
+
+    `ops` says what one operation of a class costs. `expands` rewrites a class that the unit has no hardware for
+    into others, such as exp -> 6 mac. `drain_s` is the pure latency until the last result has left the array.
+    """
+
+    name: str
+    clock_hz: float
+    ops: dict[str, OpCost] = field(hash=False)
+    lanes: float = 1
+    expands: dict[str, dict[str, int]] = field(default_factory=dict, hash=False)
+    drain_s: float = 0.0
+    area_m2: float = 0.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory, one per instance of the arrays above it. None means unlimited (capacity, bandwidth) or not modelled.
+
+    Energy is charged for each access of `access_bytes`. With `shared_port` reads and writes share
+    `read_bytes_per_s`; otherwise each has its own port.
+    """
+
+    name: str
+    children: tuple[Node, ...]
+    capacity_bytes: float | None = None
+    read_bytes_per_s: float | None = None
+    write_bytes_per_s: float | None = None
+    shared_port: bool = True
+    access_bytes: float = 1.0
+    read_energy_j: float = 0.0  # per access
+    write_energy_j: float = 0.0  # per access
+    latency_s: float = 0.0
+    area_m2: float = 0.0
+
+
+@dataclass(frozen=True)
+class Array:
+    """A fan-out: everything below stands once per coordinate of the axes."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    children: tuple[Node, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(axis.size for axis in self.axes)
+
+
+Node = Memory | Array | Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Links between `devices` copies of the machine: bandwidth is per device and direction."""
+
+    name: str
+    devices: int
+    topology: str  # ring | mesh | torus | full | switch
+    bytes_per_s: float
+    latency_s: float = 0.0
+    energy_j_per_byte: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine tree with its static power, power cap and the source of every number."""
+
+    name: str
+    clock_hz: float  # of the fastest clock domain: simulated ticks are 2**-20 of its cycle
+    root: Memory
+    links: tuple[Link, ...] = ()
+    static_power_w: float = 0.0
+    power_cap_w: float | None = None
+    technology_m: float | None = None
+    sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (path of a number, where it is from)
+    doc: str = field(default="", compare=False)
+
+    @cached_property
+    def _paths(self) -> dict[str, tuple[Node, ...]]:
+        """Name of a node -> the nodes from the root down to it."""
+        return {path[-1].name: path for path in _walk((self.root,))}
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node, parents first."""
+        return tuple(path[-1] for path in self._paths.values())
+
+    def path(self, name: str) -> tuple[Node, ...]:
+        """The nodes from the root down to the node `name`; KeyError if there is none."""
+        return self._paths[name]
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return tuple(n for n in self.nodes() if isinstance(n, Memory))
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        return tuple(n for n in self.nodes() if isinstance(n, Unit))
+
+    def memory(self, name: str) -> Memory:
+        return next(m for m in self.memories if m.name == name)
+
+    def unit(self, name: str) -> Unit:
+        return next(u for u in self.units if u.name == name)
+
+    def axes(self, name: str) -> tuple[tuple[str, Axis], ...]:
+        """(array name, axis) of every axis above the node `name`, outermost first."""
+        return tuple((n.name, axis) for n in self.path(name)[:-1] if isinstance(n, Array) for axis in n.axes)
+
+    def instances(self, name: str) -> int:
+        """How many copies of the node the machine has."""
+        return math.prod(axis.size for _, axis in self.axes(name))
+
+
+def _walk(path: tuple[Node, ...]) -> Iterator[tuple[Node, ...]]:
+    yield path
+    for child in getattr(path[-1], "children", ()):
+        yield from _walk((*path, child))
