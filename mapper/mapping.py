@@ -61,6 +61,7 @@ class Loop:
 class Compute:
     """One Einsum on a unit (or on shares of several), with the loops that belong to it alone.
 
+    `unit` may join units with different operation classes, as in `fma+mufu`: a class goes to the first that has it.
     `stage`: by how many iterations of the loop around the pipe it runs behind. `at`: (rank, "first" | "last")
     restricts it to that iteration of the enclosing temporal loop over the rank (AV after the last m1).
     """

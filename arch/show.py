@@ -1,0 +1,198 @@
+"""A machine as a readable tree, and as YAML that reads back equal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from arch import units
+from arch.machine import Array, Axis, Link, Machine, Memory, Node, Unit
+
+UNLIMITED = "unlimited"
+
+
+def show(machine: Machine, sources: bool = False) -> str:
+    """The tree with its numbers, one node a line; with `sources`, where each number is from below it."""
+    cap = f", at most {units.brief(machine.power_cap_w, 'power')}" if machine.power_cap_w is not None else ""
+    idle = f", {units.brief(machine.static_power_w, 'power')} static" if machine.static_power_w else ""
+    node = f", {units.brief(machine.technology_m, 'length')}" if machine.technology_m else ""
+    lines = [f"machine {machine.name}: {units.brief(machine.clock_hz, 'frequency')}{node}{idle}{cap}"]
+    lines += _tree(machine.root, "", "", machine)
+    for link in machine.links:
+        rate = units.brief(link.bytes_per_s, "bandwidth")
+        lines.append(f"link {link.name}: {link.devices} devices, {link.topology}, {rate} each way")
+    if sources:
+        lines += ["", "sources:", *(f"  {path}: {source or 'none given'}" for path, source in machine.sources)]
+    return "\n".join(lines) + "\n"
+
+
+def _tree(node: Node, indent: str, below: str, machine: Machine) -> Iterator[str]:
+    yield f"{indent}{_title(node, machine)}"
+    children: tuple[Node, ...] = getattr(node, "children", ())
+    for i, child in enumerate(children):
+        last = i == len(children) - 1
+        yield from _tree(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), machine)
+
+
+def _title(node: Node, machine: Machine) -> str:
+    match node:
+        case Array():
+            axes = " x ".join(f"{axis.name} {axis.size}" for axis in node.axes)
+            return f"array {node.name}: {axes}"
+        case Memory():
+            return f"memory {node.name}: {', '.join(_memory_facts(node))}"
+        case Unit():
+            return f"unit {node.name} ({machine.instances(node.name)} of them): {', '.join(_unit_facts(node, machine))}"
+
+
+def _memory_facts(m: Memory) -> Iterator[str]:
+    yield units.brief(m.capacity_bytes, "size") if m.capacity_bytes is not None else "unlimited capacity"
+    rates = (m.read_bytes_per_s, m.write_bytes_per_s)
+    read, write = (units.brief(rate, "bandwidth") if rate is not None else UNLIMITED for rate in rates)
+    if m.shared_port and m.read_bytes_per_s is not None:
+        yield f"{read} shared"
+    elif not m.shared_port:
+        yield f"reads {read}, writes {write}"
+    if m.read_energy_j or m.write_energy_j:
+        read, write = (units.brief(e, "energy") for e in (m.read_energy_j, m.write_energy_j))
+        yield f"{read} a read, {write} a write of {units.brief(m.access_bytes, 'size')}"
+    if m.latency_s:
+        yield f"latency {units.brief(m.latency_s, 'time')}"
+
+
+def _unit_facts(u: Unit, machine: Machine) -> Iterator[str]:
+    if u.clock_hz != machine.clock_hz:
+        yield units.brief(u.clock_hz, "frequency")
+    yield f"{u.lanes:g} {'lane' if u.lanes == 1 else 'lanes'}"
+    for name, cost in u.ops.items():
+        cycles = f" {cost.cycles:g} cycles" if cost.cycles != 1 else ""
+        yield f"{name}{cycles}" + (f" {units.brief(cost.energy_j, 'energy')}" if cost.energy_j else "")
+    for name, targets in u.expands.items():
+        yield f"{name} = {' + '.join(f'{count} {target}' for target, count in targets.items())}"
+    if u.drain_s:
+        yield f"drains in {units.brief(u.drain_s, 'time')}"
+
+
+def dump(machine: Machine) -> str:
+    """YAML text such that `loads(dump(machine))` equals the machine, sources included."""
+    from arch.document import render
+
+    d = _Dumper(dict(machine.sources), machine)
+    data: dict[str, Any] = {"stepfall": "machine/1", "name": machine.name}
+    if machine.doc:
+        data["doc"] = machine.doc
+    numbers = {"clock": (machine.clock_hz, "frequency"), "technology": (machine.technology_m, "length")}
+    numbers["static_power"] = (machine.static_power_w or None, "power")
+    numbers["power_cap"] = (machine.power_cap_w, "power")
+    data |= {key: d.number(key, value, dimension) for key, (value, dimension) in numbers.items() if value is not None}
+    data["root"] = d.node(machine.root, machine.clock_hz)
+    if machine.links:
+        data["links"] = [d.link(link) for link in machine.links]
+    return render(_hoisted(data), frozenset({"children", "root", "links"}))
+
+
+class _Dumper:
+    """Plain data of each node; every number is `{value, source}` where a source is known."""
+
+    def __init__(self, sources: dict[str, str], machine: Machine) -> None:
+        self.sources, self.machine = sources, machine
+
+    def number(self, path: str, value: float | None, dimension: str) -> Any:
+        if value is None:
+            return UNLIMITED
+        plain = dimension == "count"
+        text: Any = (int(value) if value == int(value) else value) if plain else units.show(value, dimension)
+        source = self.sources.get(path)
+        return {"value": text, "source": source} if source else text
+
+    def node(self, node: Node, clock: float) -> dict[str, Any]:
+        match node:
+            case Memory():
+                return self._memory(node) | {"children": [self.node(c, clock) for c in node.children]}
+            case Array():
+                axes = [self._axis(node.name, axis) for axis in node.axes]
+                return {"array": node.name, "axes": axes, "children": [self.node(c, clock) for c in node.children]}
+            case Unit():
+                return self._unit(node, clock)
+
+    def _memory(self, m: Memory) -> dict[str, Any]:
+        ports = {"bandwidth": m.read_bytes_per_s}
+        if not m.shared_port:
+            ports = {"read_bandwidth": m.read_bytes_per_s, "write_bandwidth": m.write_bytes_per_s}
+        data = {"memory": m.name, "capacity": self.number(f"{m.name}.capacity", m.capacity_bytes, "size")}
+        data |= {key: self.number(f"{m.name}.{key}", value, "bandwidth") for key, value in ports.items()}
+        data["access"] = self.number(f"{m.name}.access", m.access_bytes, "size")
+        rest = {"read_energy": (m.read_energy_j, "energy"), "write_energy": (m.write_energy_j, "energy")}
+        rest |= {"latency": (m.latency_s, "time"), "area": (m.area_m2, "area")}
+        return data | {k: self.number(f"{m.name}.{k}", v, dimension) for k, (v, dimension) in rest.items() if v}
+
+    def _axis(self, array: str, axis: Axis) -> dict[str, Any]:
+        data = {"name": axis.name, "size": self.number(f"{array}.axes.{axis.name}.size", axis.size, "count")}
+        flags: dict[str, Any] = {} if axis.multicast else {"multicast": False}
+        return data | flags | ({"reduce": True} if axis.reduce else {})
+
+    def _unit(self, u: Unit, clock: float) -> dict[str, Any]:
+        data: dict[str, Any] = {"unit": u.name}
+        if u.clock_hz != clock:
+            data["clock"] = self.number(f"{u.name}.clock", u.clock_hz, "frequency")
+        if u.lanes != 1:
+            data["lanes"] = self.number(f"{u.name}.lanes", u.lanes, "count")
+        data["ops"] = {}
+        for name, cost in u.ops.items():
+            path = f"{u.name}.ops.{name}"
+            data["ops"][name] = {"cycles": self.number(f"{path}.cycles", cost.cycles, "count")}
+            if cost.energy_j:
+                data["ops"][name]["energy"] = self.number(f"{path}.energy", cost.energy_j, "energy")
+        if u.expands:
+            data["expands"] = {
+                name: {t: self.number(f"{u.name}.expands.{name}.{t}", n, "count") for t, n in targets.items()}
+                for name, targets in u.expands.items()
+            }
+        if u.drain_s:
+            data["drain"] = self.number(f"{u.name}.drain", u.drain_s, "time")
+        if u.area_m2:
+            data["area"] = self.number(f"{u.name}.area", u.area_m2, "area")
+        return data
+
+    def link(self, link: Link) -> dict[str, Any]:
+        numbers = {"devices": (link.devices, "count"), "bandwidth": (link.bytes_per_s, "bandwidth")}
+        numbers |= {"latency": (link.latency_s, "time"), "energy": (link.energy_j_per_byte, "energy per byte")}
+        made = {k: self.number(f"{link.name}.{k}", v, dimension) for k, (v, dimension) in numbers.items() if v}
+        return {"link": link.name, "topology": link.topology, **made}
+
+
+def _hoisted(data: dict[str, Any]) -> dict[str, Any]:
+    """The source that most of a node's numbers share, written once for the node."""
+    own = [v for k, v in data.items() if k not in ("root", "children", "links")]
+    common = Counter(_sources(own)).most_common(1)
+    made: dict[str, Any] = {}
+    for i, (key, value) in enumerate(data.items()):
+        if key in ("children", "links"):
+            made[key] = [_hoisted(item) for item in value]
+        elif key == "root":
+            made[key] = _hoisted(value)
+        else:
+            made[key] = _without(value, common[0][0]) if common else value
+        if common and i == (1 if "stepfall" in data else 0):
+            made["source"] = common[0][0]
+    return made
+
+
+def _sources(data: Any) -> Iterator[str]:
+    if isinstance(data, dict):
+        if "source" in data:
+            yield data["source"]
+        for value in data.values():
+            yield from _sources(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _sources(value)
+
+
+def _without(data: Any, source: str) -> Any:
+    if isinstance(data, dict):
+        if data.get("source") == source:
+            return data["value"]
+        return {key: _without(value, source) for key, value in data.items()}
+    return [_without(value, source) for value in data] if isinstance(data, list) else data

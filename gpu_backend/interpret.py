@@ -1,0 +1,168 @@
+"""Run a generated kernel in Triton's interpreter, on numpy arrays, in a process that can also compile it.
+
+Three things about the interpreter are handled here (SEMANTICS 7.3): it keeps bf16 as bit patterns and computes on the
+patterns as integers, so a builder that widens to fp32 and rounds to nearest even takes its place; it asks for torch
+tensors, so a numpy array with guard zones around it stands in; and the library functions of `triton.language` refuse
+to be called unless TRITON_INTERPRET was set before the import, so they are routed while a kernel runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter as triton_interpreter
+from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder, ReduceOps, TensorHandle
+from triton.runtime.jit import JITFunction
+
+from gpu_backend import source
+from gpu_backend.kernel import Argument, Kernel
+
+NUMPY = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16, "bf16": np.uint16}  # bf16: its bit pattern
+TRITON = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+GUARD_BYTES = 4096  # around each tensor, so that an access outside it does not fall into another
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    """bf16 bit patterns as float32 values."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """Values as bf16 bit patterns, rounded to nearest even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where((bits & 0x7FFFFFFF) > 0x7F800000, np.uint16(0x7FC0), rounded)
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values rounded to an element type, as numpy can hold it."""
+    return narrow(values) if dtype == "bf16" else values.astype(NUMPY[dtype])
+
+
+def values(array: np.ndarray, dtype: str) -> np.ndarray:
+    """What a stored array means, in float64."""
+    return (widen(array) if dtype == "bf16" else array).astype(np.float64)
+
+
+class HostTensor:
+    """What the interpreter needs to know of a tensor: its address and element type."""
+
+    def __init__(self, argument: Argument, initial: np.ndarray | None) -> None:
+        element = np.dtype(NUMPY[argument.dtype])
+        size = int(np.prod(argument.shape)) * element.itemsize
+        self._buffer = np.zeros(size + 2 * GUARD_BYTES, np.uint8)
+        self.name = argument.name
+        self.dtype = TRITON[argument.dtype]
+        self.array = self._buffer[GUARD_BYTES : GUARD_BYTES + size].view(element).reshape(argument.shape)
+        self.array[...] = np.nan if initial is None and argument.dtype != "bf16" else 0x7FC0 if initial is None else initial
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data
+
+
+def _is_bf16(handle: object) -> bool:
+    return isinstance(handle, TensorHandle) and handle.dtype.scalar == tl.bfloat16 and handle.data.dtype == np.uint16
+
+
+def _up(handle: TensorHandle) -> TensorHandle:
+    return TensorHandle(widen(handle.data), tl.float32) if _is_bf16(handle) else handle
+
+
+class Builder(InterpreterBuilder):
+    """The interpreter's builder with bf16 arithmetic in fp32, rounded to nearest even after each operation."""
+
+    def _in_fp32(self, operation, handles, *rest):
+        result = operation(*map(_up, handles), *rest)
+        if not any(map(_is_bf16, handles)) or result.data.dtype == np.bool_:
+            return result
+        return TensorHandle(narrow(result.data), tl.bfloat16)
+
+    def binary_op(self, lhs, rhs, op):
+        return self._in_fp32(super().binary_op, (lhs, rhs), op)
+
+    def unary_op(self, arg, op):
+        return self._in_fp32(super().unary_op, (arg,), op)
+
+    def create_fma(self, x, y, z):
+        return self._in_fp32(super().create_fma, (x, y, z))
+
+    def create_rsqrt(self, arg):
+        return self._in_fp32(super().create_rsqrt, (arg,))
+
+    def create_erf(self, arg):
+        return self._in_fp32(super().create_erf, (arg,))
+
+    def create_dot(self, a, b, d, *precision):
+        return super().create_dot(_up(a), _up(b), d, *precision)
+
+    def cast_impl(self, src, dst_type):
+        if dst_type.scalar == tl.bfloat16:
+            return TensorHandle(narrow(_up(src).data), tl.bfloat16)
+        return super().cast_impl(_up(src), dst_type)
+
+
+class Reduction(ReduceOps):
+    """A reduction over fp32; one over bf16 is refused, since the stock one reduces bit patterns."""
+
+    def apply_impl(self, input):  # the base class names it so
+        if any(_is_bf16(item.handle) for item in input):
+            raise TypeError("a reduction over bf16 values: cast them to tl.float32 first")
+        return super().apply_impl(input)
+
+
+class _Launch(GridExecutor):
+    """A launch whose arguments are on the host already."""
+
+    def _init_args_hst(self, args_dev, kwargs):
+        return args_dev, kwargs
+
+    def _restore_args_dev(self, *args):
+        pass
+
+
+@contextmanager
+def _interpreted(builder: type[Builder], reduction: type[Reduction]) -> Iterator[None]:
+    """Our builder and reduction in the interpreter's place, and `triton.language`'s own functions interpreted."""
+    jit = next(c for c in JITFunction.__mro__ if "__call__" in vars(c))
+    refuse, stock, stock_reduction = jit.__call__, triton_interpreter.interpreter_builder.__class__, ReduceOps
+
+    def call(function, *args, **kwargs):
+        scope = triton_interpreter._patch_lang(function.fn)
+        try:
+            return InterpretedFunction(function.fn).rewrite()(*args, **kwargs)
+        finally:
+            scope.restore()
+
+    jit.__call__ = call
+    triton_interpreter.ReduceOps = reduction
+    triton_interpreter.interpreter_builder.__class__ = builder
+    try:
+        yield
+    finally:
+        jit.__call__ = refuse
+        triton_interpreter.ReduceOps = stock_reduction
+        triton_interpreter.interpreter_builder.__class__ = stock
+
+
+def launch(kernel: Kernel, tensors: Mapping[str, HostTensor], builder: type[Builder] = Builder,
+           reduction: type[Reduction] = Reduction) -> None:
+    """Interpret every program of the kernel's grid, in order."""
+    function = InterpretedFunction(source.load(kernel).fn)
+    with _interpreted(builder, reduction):
+        arguments = [tensors[a.name] for a in kernel.arguments]
+        _Launch(function.rewrite(), function.arg_names, kernel.grid)(*arguments, **dict(kernel.constants))
+
+
+def tensors(kernel: Kernel, inputs: Mapping[str, np.ndarray]) -> dict[str, HostTensor]:
+    """Inputs rounded to their element types, outputs filled with NaN."""
+    return {a.name: HostTensor(a, None if a.output else stored(inputs[a.name], a.dtype)) for a in kernel.arguments}
+
+
+def run(kernel: Kernel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The kernel's outputs, as float64, for inputs by tensor name (any float type, the arguments' shapes)."""
+    arrays = tensors(kernel, inputs)
+    launch(kernel, arrays)
+    return {a.name: values(arrays[a.name].array, a.dtype) for a in kernel.arguments if a.output}

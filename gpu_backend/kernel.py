@@ -1,0 +1,36 @@
+"""A generated kernel as plain data: source text, arguments, constants, launch grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A tensor in device memory, dense and row-major in the cascade's storage order."""
+
+    name: str
+    dtype: str  # of einsum.cascade.DTYPE_BITS
+    shape: tuple[int, ...]
+    output: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch. The function takes the arguments in order, then every constant as `tl.constexpr`.
+
+    `lines` says which Einsum (or, for loads and stores, which tensor) a source line belongs to, so that an
+    interpreted kernel can be counted by Einsum. `pipelined` numbers are what the launch asks of the compiler.
+    """
+
+    name: str  # of the function
+    source: str
+    arguments: tuple[Argument, ...]
+    constants: tuple[tuple[str, int], ...]
+    grid: tuple[int, ...]
+    lines: tuple[tuple[int, str], ...]  # (1-based source line, Einsum)
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def __str__(self) -> str:
+        return self.source

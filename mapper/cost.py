@@ -1,0 +1,164 @@
+"""Closed-form cost of a mapping: time, traffic, operations, footprints and energy, without running anything.
+
+Latency is a lower bound on the simulated time: the sum over groups, and within a group over phases, of the busiest
+resource. SEMANTICS section 5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+
+from arch.machine import Machine, Memory
+from einsum.cascade import Workload
+from einsum.domain import existing_points
+from mapper.mapping import Mapping, Phases, Seq
+from mapper.result import Result, Row
+from mapper.work import GroupWork, Transfer, Work, expand, group_works
+
+
+def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
+    """The closed-form `Result` of a checked mapping."""
+    groups = group_works(mapping, workload, machine)
+    rows: list[Row] = []
+    latency = 0.0
+    for group in groups:
+        counted = list(_group_rows(group, workload, machine))
+        rows += counted
+        latency += group_bound_s(group, counted, machine)
+    rows.append(Row("latency", latency))
+    rows += energy_rows(rows, groups, machine, latency)
+    rows += ratios(rows, latency)
+    config = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name, "sizes": dict(workload.sizes)}
+    return Result("closed form", config, tuple(rows))
+
+
+def _group_rows(group: GroupWork, workload: Workload, machine: Machine) -> Iterator[Row]:
+    yield Row("tiles", group.nest.count(), place=group.group.name)
+    exist = existing_points(workload)
+    for work in group.works:
+        yield from _work_rows(group, work, exist[work.name], machine)
+    for transfer in group.transfers:
+        yield from _transfer_rows(group, transfer, machine)
+    for hold, tensor, size in group.footprints:
+        yield Row("footprint", size, tensor=tensor, place=hold.memory, detail=hold.tensor)
+
+
+def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) -> Iterator[Row]:
+    issued = group.total(work.when, work.points)
+    outputs = math.prod(workload_extents(group, work.einsum.output_ranks))
+    for name, n in work.classes.items():
+        yield Row("operations", n * issued, work.name, place=work.unit.name, detail=name, boundary="issued")
+        yield Row("operations", n * existing, work.name, place=work.unit.name, detail=name, boundary="useful")
+    if work.einsum.reduced and work.classes:
+        tiles = group.total(work.when, (((), outputs),))
+        yield Row("combines", issued - tiles, work.name, place=work.unit.name, boundary="issued")
+    seconds = group.total(work.when, work.cycles) / work.unit.clock_hz / instances(group, machine)
+    yield Row("busy", seconds, work.name, place=work.unit.name)
+
+
+def workload_extents(group: GroupWork, ranks: tuple[str, ...]) -> list[int]:
+    """Extents of the ranks in one tile."""
+    return [group.nest.extent(rank) for rank in ranks]
+
+
+def instances(group: GroupWork, machine: Machine) -> int:
+    """Instances that share the group's tiles: those of the axes of its spatial loops, or as many as there are tiles."""
+    used = 1
+    for over in dict.fromkeys(loop.axis for loop in group.nest.loops if loop.axis):
+        array, name = over.split(".")
+        size = next(axis.size for axis in machine.path(array)[-1].axes if axis.name == name)
+        used *= min(size, math.prod(loop.count for loop in group.nest.loops if loop.axis == over))
+    return used
+
+
+def _transfer_rows(group: GroupWork, transfer: Transfer, machine: Machine) -> Iterator[Row]:
+    nbytes = group.total(transfer.when, transfer.nbytes)
+    writer = transfer.einsums[0] if transfer.kind in ("read", "write") else ""
+    for place, detail, copies in ((transfer.source, "read", 1), (transfer.target, "write", transfer.copies)):
+        memory = machine.memory(place)
+        yield Row("bytes", nbytes * copies, writer, transfer.tensor, place, detail, "issued")
+        bandwidth = port_bytes_per_s(memory, detail)
+        if bandwidth:
+            shared = bandwidth * (instances(group, machine) if machine.instances(place) > 1 else 1)
+            yield Row("busy", nbytes * copies / shared, writer, transfer.tensor, place, detail)
+
+
+def port_bytes_per_s(memory: Memory, detail: str) -> float | None:
+    """Bandwidth of the port that a read or a write uses; None when it is not modelled."""
+    return memory.read_bytes_per_s if detail == "read" or memory.shared_port else memory.write_bytes_per_s
+
+
+def group_bound_s(group: GroupWork, rows: list[Row], machine: Machine) -> float:
+    """Seconds that the group takes at least: the busiest memory port, or the units under the group's schedule."""
+    units, ports = defaultdict(float), defaultdict(float)
+    by_einsum: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    memories = {m.name: m for m in machine.memories}
+    for row in rows:
+        if row.quantity != "busy":
+            continue
+        if row.place in memories:
+            ports[row.place, "" if memories[row.place].shared_port else row.detail] += row.value
+        else:
+            units[row.place] += row.value
+            by_einsum[row.einsum][row.place] += row.value
+    if isinstance(schedule := getattr(group.parent, "schedule", None), Phases):
+        compute = sum(_phase_s(phase.leaves, by_einsum) for phase in schedule.phases)
+        tiles = group.nest.count() / instances(group, machine)
+        compute += tiles * sum(machine.unit(p.drain).drain_s for p in schedule.phases if p.drain)
+    elif isinstance(group.parent, Seq) and group.nest.count() == instances(group, machine):
+        compute = sum(units.values())
+    else:
+        compute = max(units.values(), default=0.0)
+    return max(compute, *ports.values(), 0.0)
+
+
+def _phase_s(leaves: tuple[str, ...], by_einsum: dict[str, dict[str, float]]) -> float:
+    busy: dict[str, float] = defaultdict(float)
+    for leaf in leaves:
+        for unit, seconds in by_einsum[leaf].items():
+            busy[unit] += seconds
+    return max(busy.values(), default=0.0)
+
+
+def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine, latency: float) -> Iterator[Row]:
+    """Energy from counts: operations on units, accesses of memories, registers at the units, static power."""
+    for group in groups:
+        for work in group.works:
+            issued = group.total(work.when, work.points)
+            joules = sum(n * work.unit.ops[c].energy_j for c, n in expand(work.classes, work.unit).items())
+            yield Row("energy", issued * joules, work.name, place=work.unit.name)
+            yield from _register_rows(work, issued, machine)
+    for row in rows:
+        if row.quantity == "bytes":
+            memory = machine.memory(row.place)
+            each = memory.read_energy_j if row.detail == "read" else memory.write_energy_j
+            yield Row("accesses", row.value / memory.access_bytes, row.einsum, row.tensor, row.place, row.detail)
+            yield Row("energy", row.value / memory.access_bytes * each, row.einsum, row.tensor, row.place, row.detail)
+    if machine.static_power_w:
+        yield Row("energy", machine.static_power_w * latency, place="static")
+
+
+def _register_rows(work: Work, issued: float, machine: Machine) -> Iterator[Row]:
+    """Each operation reads its operands from the unit's own memory and writes its result there; a reduction also
+    reads the running value."""
+    memory = next(n for n in reversed(machine.path(work.unit.name)[:-1]) if isinstance(n, Memory))
+    reads = len(dict.fromkeys(work.einsum.reads)) + bool(work.einsum.reduced)
+    for detail, times, each in (("read", reads, memory.read_energy_j), ("write", 1, memory.write_energy_j)):
+        if work.classes:
+            yield Row("accesses", issued * times, work.name, place=memory.name, detail=f"{detail} by operations")
+            yield Row("energy", issued * times * each, work.name, place=memory.name, detail=f"{detail} by operations")
+
+
+def ratios(rows: list[Row], latency: float) -> Iterator[Row]:
+    """Utilisation of each place, and each Einsum's share of the time on each unit."""
+    busy: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row.quantity == "busy":
+            busy[row.place] += row.value
+    for place, seconds in busy.items():
+        yield Row("utilization", seconds / latency, place=place)
+    for row in rows:
+        if row.quantity == "busy" and not row.tensor:
+            yield Row("share", row.value / latency, row.einsum, place=row.place)

@@ -1,0 +1,194 @@
+"""The loops around a group's leaves as numbers: bounds, tile extents, and exact counts of iterations.
+
+A `Nest` is what the closed form (`mapper.cost`) and the simulator's lowering (`sim.lower`) both start from. A
+linearised loop over several ranks becomes one `NestLoop` a rank. docs/SEMANTICS.md section 5 numbers the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from einsum.affine import Affine, constraints
+from einsum.cascade import Workload
+from mapper.mapping import GUARD, Loop
+
+When = tuple[tuple[int, str | int], ...]  # (loop position, "first" | "last" | index)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """floor((const + sum of factor * index[position]) / divisor): a loop bound in the indices of outer loops."""
+
+    const: int
+    terms: tuple[tuple[int, int], ...] = ()  # (loop position, factor)
+    divisor: int = 1
+
+    def at(self, index: Sequence[np.ndarray | int]) -> np.ndarray | int:
+        return (self.const + sum(factor * index[position] for position, factor in self.terms)) // self.divisor
+
+
+@dataclass(frozen=True, slots=True)
+class NestLoop:
+    """A loop over one rank: iterations [max(start), min(stop)) of `tile` coordinates; `count` bounds their number.
+
+    `covered` is the extent that its iterations subdivide: the tile of the loop around on the same rank, or the rank's.
+    """
+
+    name: str  # the rank, with a prime for each outer loop over the same rank
+    rank: str
+    tile: int
+    covered: int
+    count: int
+    start: tuple[Floor, ...]
+    stop: tuple[Floor, ...]
+    axis: str | None  # `array.axis` if spatial
+    source: Loop
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the number of iterations depends on outer indices."""
+        return any(f.terms for f in (*self.start, *self.stop))
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Loops outermost first, over a workload."""
+
+    loops: tuple[NestLoop, ...]
+    workload: Workload
+
+    def extent(self, rank: str, depth: int | None = None) -> int:
+        """Coordinates of `rank` in one (full) iteration of the first `depth` loops; all of them by default."""
+        tiles = [loop.tile for loop in self.loops[:depth] if loop.rank == rank]
+        return tiles[-1] if tiles else self.workload.extent(rank)
+
+    def positions(self, rank: str) -> tuple[int, ...]:
+        return tuple(i for i, loop in enumerate(self.loops) if loop.rank == rank)
+
+    def last_start(self, rank: str) -> int:
+        """First coordinate of the last innermost tile of `rank`."""
+        tile = self.extent(rank)
+        return (math.ceil(self.workload.extent(rank) / tile) - 1) * tile
+
+    def last_tile(self, rank: str) -> When:
+        """The condition that the innermost tile of `rank` is its last one."""
+        start, when = self.last_start(rank), []
+        for position in self.positions(rank):
+            when.append((position, start // self.loops[position].tile))
+            start %= self.loops[position].tile
+        return tuple(when)
+
+    def count(self, when: When = ()) -> int:
+        """Innermost iterations that satisfy every condition; exact for affine bounds.
+
+        Only loops whose index a bound refers to are enumerated; the rest multiply.
+        """
+        used = {p for loop in self.loops for f in (*loop.start, *loop.stop) for p, _ in f.terms}
+        fixed: dict[int, list[str | int]] = {}
+        for position, value in when:
+            fixed.setdefault(position, []).append(value)
+        weight, index = np.ones(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)] * len(self.loops)
+        for position, loop in enumerate(self.loops):
+            start = np.maximum.reduce(np.broadcast_arrays(*[f.at(index) for f in loop.start], weight * 0)[:-1])
+            stop = np.minimum.reduce(np.broadcast_arrays(*[f.at(index) for f in loop.stop], weight * 0)[:-1])
+            if position in fixed:
+                at = [_pick(value, start, stop) for value in fixed[position]]
+                inside = (at[0] >= start) & (at[0] < stop) & np.logical_and.reduce([a == at[0] for a in at])
+                index[position], weight = at[0], weight * inside
+            elif position in used:
+                span = np.arange(int(stop.max(initial=0)))
+                inside = (span >= start[:, None]) & (span < stop[:, None])
+                rows, columns = np.nonzero(inside)
+                index, weight = [column[rows] for column in index], weight[rows]
+                index[position] = columns
+            else:
+                weight = weight * np.maximum(stop - start, 0)
+        return int(weight.sum())
+
+
+def _pick(value: str | int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    return start if value == "first" else stop - 1 if value == "last" else np.full_like(start, value)
+
+
+def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
+    """The nest of enclosing loops (temporal and spatial) with affine bounds: ragged tails, and guards where asked."""
+    made: list[NestLoop] = []
+    for loop in loops:
+        for rank, tile in zip(loop.ranks, loop.tile, strict=True):
+            outer = [i for i, other in enumerate(made) if other.rank == rank]
+            covered = made[outer[-1]].tile if outer else workload.extent(rank)
+            count = math.ceil(min(covered, workload.extent(rank)) / tile)
+            stop = [Floor(count)]
+            if outer and workload.extent(rank) % made[outer[0]].tile:  # the last outer tile holds fewer inner ones
+                stop.append(_tail(rank, tile, outer, made, workload))
+            start = [Floor(0)]
+            if loop.extent == GUARD:
+                low, high = _guard_bounds(rank, tile, outer, made, workload)
+                start, stop = start + low, stop + high
+            name = rank + "'" * len(outer)
+            made.append(NestLoop(name, rank, tile, covered, count, tuple(start), tuple(stop), loop.over, loop))
+    return Nest(tuple(made), workload)
+
+
+def _tail(rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload) -> Floor:
+    """Inner tiles that the rank still has from the outer tile's first coordinate on."""
+    terms = tuple((i, -made[i].tile) for i in outer)
+    return Floor(workload.extent(rank) + tile - 1, terms, tile)
+
+
+def _guard_bounds(rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload):
+    """Bounds (start, stop) of the loop over `rank` outside which no point of a guarded Einsum exists."""
+    start: list[Floor] = []
+    stop: list[Floor] = []
+    for einsum in workload.cascade.einsums:
+        for guard in constraints(einsum, workload.sizes):
+            if guard.factor(rank):
+                _bound(guard, rank, tile, outer, made, workload, start, stop)
+    return start, stop
+
+
+def _bound(guard: Affine, rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload,
+           start: list[Floor], stop: list[Floor]) -> None:
+    """`guard` <= 0 at the best corner of the tile, solved for the loop's index."""
+    factor = guard.factor(rank)
+    clipped, free, terms = guard.const, guard.const, []
+    for other, f in guard.terms:
+        if other == rank:
+            continue
+        extent = workload.extent(other)
+        around = [i for i, loop in enumerate(made) if loop.rank == other]
+        if f > 0 or not around:  # least at the tile's first coordinate, or over the whole rank
+            low = 0 if f > 0 else f * (extent - 1)
+            free, clipped = free + low, clipped + low
+        else:  # greatest coordinate of the tile; the rank's own end bounds it where the tile is cut off
+            free, clipped = free + f * (made[around[-1]].tile - 1), clipped + f * (extent - 1)
+        terms += [(i, f * made[i].tile) for i in around]
+    own = [(i, factor * made[i].tile) for i in outer]
+    for const, moving in {(free, tuple(terms)), (clipped, tuple(t for t in terms if t[1] > 0))}:
+        if factor > 0:  # factor * tile * index <= -(const + terms)
+            stop.append(Floor(-const + factor * tile, tuple((i, -f) for i, f in (*moving, *own)), factor * tile))
+        else:  # the tile's last coordinate reaches the guard: -factor * (tile * index + tile - 1) >= const + terms
+            step = -factor * tile
+            base = const + factor * (tile - 1) + step - 1
+            start.append(Floor(base, (*moving, *own), step))
+
+
+def variants(nest_: Nest, ranks: Sequence[str]) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
+    """The kinds of innermost tile by which of `ranks` stand at a cut-off last tile, most cut first.
+
+    Each is (conditions beyond "any other tile", rank -> (first coordinate modulo whole tiles, extent)). Disjoint kinds
+    are had by taking the first whose conditions hold.
+    """
+    ragged = [r for r in ranks if nest_.positions(r) and nest_.workload.extent(r) % nest_.extent(r)]
+    full = {r: (0, nest_.extent(r)) for r in ranks}
+    kinds = []
+    for mask in range(2 ** len(ragged) - 1, -1, -1):
+        cut = [r for i, r in enumerate(ragged) if mask >> i & 1]
+        tail = {r: (nest_.last_start(r), nest_.workload.extent(r) - nest_.last_start(r)) for r in cut}
+        kinds.append((tuple(c for r in cut for c in nest_.last_tile(r)), full | tail))
+    return kinds

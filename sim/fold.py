@@ -1,0 +1,124 @@
+"""Exact folding by state recurrence: skip whole periods of a loop once the machine's state repeats.
+
+The engine is deterministic and time-invariant. If its state relative to now and to the current indices is the same
+at two starts of iterations of one loop, under the same outer indices, everything between them repeats until the
+loop ends. Then the loop's index, the clock's offset and all counts advance by whole periods. Nothing is
+extrapolated: the answer is the full run's, tick for tick and count for count. Rules 6.10 to 6.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from sim.engine import Cause, Engine, Run
+from sim.program import Program, loops_of
+
+MEMORY = 8192  # states remembered for each loop; a longer period is not found, and the run stays exact
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where the engine was when a state was first met."""
+
+    index: int
+    clock: int  # ticks
+    tiles: int
+    counts: list[list[int]]
+    stalls: list[dict[Cause, int]]
+
+
+class Recurrence:
+    """The hook of `Engine` that skips periods. The first `whole` tiles are always run one by one."""
+
+    def __init__(self, program: Program, whole: int = 0) -> None:
+        self._whole = whole
+        self._seen: list[dict[Hashable, Seen]] = [{} for _ in program.loops]
+        inner = [{n for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop) for n in loops_of(b)}
+                 for d in range(len(program.loops))]
+        self._skippable = [loop.name not in names for loop, names in zip(program.loops, inner, strict=True)]
+        named = [w for t in program.tasks for w in (*t.when, *(w for v in t.variants for w in v.when))]
+        # an iteration that a condition names is unlike its neighbours: states count only after the last such index
+        self._plain_from = [max((w.at + 1 for w in named if w.loop == loop.name and isinstance(w.at, int)), default=0)
+                            for loop in program.loops]
+
+    def __call__(self, engine: Engine) -> None:
+        cursor = engine.cursor
+        d = cursor.changed
+        for inner in self._seen[d + 1 :]:
+            inner.clear()
+        if d < 0 or not self._skippable[d] or engine.launched < self._whole:
+            return
+        index = cursor.at[d]
+        left = cursor.stop[d] - 1 - index
+        if left < 1 or index < self._plain_from[d] or any(t.index[:d] != tuple(cursor.at[:d]) for t in _ends(engine)):
+            return
+        seen, key = self._seen[d], state(engine)
+        then = seen.get(key)
+        if then is None:
+            if len(seen) >= MEMORY:
+                seen.clear()
+            seen[key] = _now(engine, index)
+        elif times := left // (index - then.index):
+            _skip(engine, d, then, times)
+            seen.clear()
+
+
+def run(program: Program, trace_tiles: int = 0) -> Run:
+    """Simulate with folding; the first `trace_tiles` tiles are run whole and traced. Raises Deadlock."""
+    return Engine(program, Recurrence(program, trace_tiles), trace_tiles).run()
+
+
+def run_full(program: Program, trace_tiles: int = 0) -> Run:
+    """Simulate every tile one by one. Raises Deadlock."""
+    return Engine(program, None, trace_tiles).run()
+
+
+def state(engine: Engine) -> Hashable:
+    """All that the future depends on, relative to the time, the tile number and the indices of the next launch."""
+    now, number, at = engine.env.now, engine.launched, engine.cursor.at
+    tiles = []
+    for tile in engine.open.values():
+        if tile.cached is None:
+            tile.cached = bytes(tile.state)
+        away = tuple(i - j for i, j in zip(tile.index, at, strict=True))
+        tiles.append((tile.number - number, away, tile.shape.number, tile.cached))
+    running = tuple(e and (e[0] - number, e[1], e[2] - now) for e in engine.running)
+    latent = tuple(sorted((n - number, k, end - now) for n, k, end in engine.latent))
+    turns = []
+    for r, resource in enumerate(engine.program.resources):
+        if resource.order:
+            engine.turn(r)  # passes over what does not exist, so that equal states are written alike
+            turns.append((engine.turns[r][0] - number, engine.turns[r][1]))
+    return tuple(tiles), running, latent, tuple(engine.free), tuple(turns)
+
+
+def _ends(engine: Engine):
+    """The oldest open tile, if any: if it has the outer indices of the next launch, all have."""
+    return [tile for tile, _ in zip(engine.open.values(), (0,), strict=False)]
+
+
+def _now(engine: Engine, index: int) -> Seen:
+    return Seen(
+        index,
+        engine.env.now + engine.offset,
+        engine.launched + engine.skipped,
+        [list(n) for n in engine.counts],
+        [dict(s) for s in engine.stalls],
+    )
+
+
+def _skip(engine: Engine, d: int, then: Seen, times: int) -> None:
+    """Advance loop d by `times` periods, and the clock and every count with it."""
+    distance = times * (engine.cursor.at[d] - then.index)
+    engine.offset += times * (engine.env.now + engine.offset - then.clock)
+    engine.skipped += times * (engine.launched + engine.skipped - then.tiles)
+    for counts, before in zip(engine.counts, then.counts, strict=True):
+        counts[:] = [n + times * (n - b) for n, b in zip(counts, before, strict=True)]
+    for stalls, before in zip(engine.stalls, then.stalls, strict=True):
+        stalls.update({cause: n + times * (n - before.get(cause, 0)) for cause, n in stalls.items()})
+    engine.cursor.at[d] += distance
+    engine.by_index.clear()
+    for tile in engine.open.values():
+        tile.index = (*tile.index[:d], tile.index[d] + distance, *tile.index[d + 1 :])
+        engine.by_index[tile.index] = tile
