@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("einsum", "arch", "mapper", "sim", "gpu_backend", "studies")
 
@@ -29,38 +30,45 @@ def _guard(home: Path) -> None:
 
 _guard(Path(__file__).resolve().parent)
 
-_MODULE_OF = {
+_SOURCE_OF = {  # name -> module:attribute
     # what is computed
-    "Cascade": "einsum.cascade",
-    "Workload": "einsum.cascade",
-    "InputError": "einsum.problems",
-    "Problem": "einsum.problems",
-    "parse": "einsum.parse",
-    "show": "einsum.show",
-    "bind": "einsum.bind",
-    "load_cascade": "einsum.library",
+    "Cascade": "einsum.cascade:Cascade",
+    "InputError": "einsum.problems:InputError",
+    "Problem": "einsum.problems:Problem",
+    "Workload": "einsum.cascade:Workload",
+    "bind": "einsum.bind:bind",
+    "cascades": "einsum.library:library",
+    "load_cascade": "einsum.library:load",
+    "parse": "einsum.parse:parse",
+    "show_cascade": "einsum.show:show",
     # where it can run
-    "Machine": "arch.machine",
-    "load_machine": "arch.read",
+    "Machine": "arch.machine:Machine",
+    "load_machine": "arch.read:load",
+    "machines": "arch.read:presets",
+    "show_machine": "arch.show:show",
     # who does what, when, where the data stays, and what that costs
-    "Mapping": "mapper.mapping",
-    "Result": "mapper.result",
-    "load_mapping": "mapper.yaml",
-    "dump_mapping": "mapper.yaml",
-    "check": "mapper.check",
-    "cost": "mapper.cost",
+    "Mapping": "mapper.mapping:Mapping",
+    "Result": "mapper.result:Result",
+    "check_mapping": "mapper.check:check",
+    "cost": "mapper.cost:cost",
+    "dump_mapping": "mapper.yaml:dump_mapping",
+    "load_mapping": "mapper.yaml:load_mapping",
+    "make_mapping": "mapper.library:make",
+    "mappings": "mapper.library:names",
+    "show_mapping": "mapper.show:show",
     # what happens in time
-    "simulate": "sim.run",
+    "simulate": "sim.run:simulate",
     # the command line
-    "main": "studies.cli",
+    "main": "studies.cli:main",
 }
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 (a table of names, not a literal list)
+__all__ = list(_SOURCE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
+def __getattr__(name: str) -> Any:
+    if name not in _SOURCE_OF:
         raise AttributeError(f"module 'stepfall' has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
+    module, attribute = _SOURCE_OF[name].split(":")
+    value = getattr(import_module(module), attribute)
     globals()[name] = value
     return value
 
@@ -70,4 +78,4 @@ def __dir__() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(__getattr__("main")())  # type: ignore[operator]
+    sys.exit(__getattr__("main")())

@@ -1,1 +1,1 @@
-"""Where a cascade can run: machine types, presets, units, checks and printing."""
+"""stepfall: where a cascade can run: machine types, presets, units, checks and printing."""

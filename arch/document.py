@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, ForwardRef, TypeVar, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -50,21 +50,38 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=Strict)
 
 
+def one_of(**models: str) -> Any:
+    """Annotated union of models, told apart by which of the keys (`memory=...`, `unit=...`) the mapping has."""
+
+    named = {key.rstrip("_"): model for key, model in models.items()}  # `for_` is the key `for`
+
+    def kind(data: Any) -> str | None:
+        return next((named[key] for key in named if isinstance(data, dict) and key in data), None)
+
+    members = [Annotated[ForwardRef(name), Tag(name)] for name in named.values()]
+    keys = ", ".join(named)
+    what = {"custom_error_message": f"needs one of the keys {keys}", "custom_error_context": {"keys": keys}}
+    return Annotated[Union[tuple(members)], Discriminator(kind, custom_error_type="no_kind", **what)]  # noqa: UP007
+
+
 @dataclass
 class Document:
-    """Plain data of one file, the line and column of every key and list item, and the problems found so far."""
+    """Plain data of one file, the line of every key and list item, and the problems found so far."""
 
     file: str
     lines: tuple[str, ...]
     data: Any = None
-    places: dict[Place, tuple[int, int]] = field(default_factory=dict)
+    places: dict[Place, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, place: Place, what: str, got: object = "", hint: str = "") -> Problem:
         """A problem at the deepest known part of `place`."""
+        return Problem(what, self.file, self.line(place), path=self.path(place), got=_brief(got), hint=hint)
+
+    def line(self, place: Place) -> int:
+        """The line of the deepest known part of `place`."""
         known = next((place[:n] for n in range(len(place), -1, -1) if place[:n] in self.places), ())
-        line, _ = self.places.get(known, (1, 1))
-        return Problem(what, self.file, line, path=self.path(place), got=_brief(got), hint=hint)
+        return self.places.get(known, 1)
 
     def path(self, place: Place) -> str:
         """`root.buffer.capacity`: list items go by their name (the value of their first key) when they have one."""
@@ -117,7 +134,7 @@ class _Reader:
     yaml: YAML
 
     def value(self, node: Node, place: Place, inside: tuple[Node, ...]) -> Any:
-        self.document.places.setdefault(place, (node.start_mark.line + 1, node.start_mark.column + 1))
+        self.document.places.setdefault(place, node.start_mark.line + 1)
         if any(node is outer for outer in inside):
             self.document.problems.append(self.document.problem(place, "an anchor contains itself"))
             return None
@@ -130,14 +147,14 @@ class _Reader:
     def _items(self, node: MappingNode, place: Place, inside: tuple[Node, ...]) -> Iterator[tuple[str, Any]]:
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
-            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            line = key_node.start_mark.line + 1
             key = str(key_node.value) if isinstance(key_node, ScalarNode) else "?"
             if key in seen:
                 what = f"key stands twice, first in line {seen[key]}"
                 self.document.problems.append(Problem(what, self.document.file, line, path=key))
                 continue
             seen[key] = line
-            self.document.places[(*place, key)] = (line, column)
+            self.document.places[(*place, key)] = line
             yield key, self.value(value_node, (*place, key), inside)
 
     def _scalar(self, node: Node, place: Place) -> Any:
@@ -188,6 +205,10 @@ def _problem(document: Document, model: type[Strict], error: ErrorDetails) -> Pr
         options = [o.strip("'") for o in context["expected"].replace(" or ", ", ").split(", ")]
         what, hint = f"expected one of {', '.join(options)}", suggest(str(error["input"]), options)
         return document.problem(place, what, error["input"], hint)
+    if kind == "no_kind":
+        keys = list(error["input"]) if isinstance(error["input"], dict) else []
+        hints = [suggest(str(key), context["keys"].split(", ")) for key in keys]
+        return document.problem(place, what, ", ".join(map(str, keys)), next(filter(None, hints), ""))
     return document.problem(place, what, error["input"], context.get("hint", ""))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Discriminator, Field, PlainValidator, StringConstraints, Tag, WithJsonSchema
+from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from arch import units
-from arch.document import Document, Place, Strict
+from arch.document import Document, Place, Strict, one_of
 from arch.machine import Array, Axis, Link, Machine, Memory, OpCost, Unit
 from arch.machine import Node as MachineNode
 from einsum.problems import suggest
@@ -124,22 +124,7 @@ class UnitModel(Strict):
     area: Area | None = None
 
 
-def _kind(data: Any) -> str:
-    """Which kind of node: the key memory, array or unit says so."""
-    kinds = {"memory": "MemoryModel", "array": "ArrayModel", "unit": "UnitModel"}
-    found = next((kinds[key] for key in kinds if isinstance(data, dict) and key in data), None)
-    if found is None:
-        first = str(next(iter(data), "")) if isinstance(data, dict) else ""
-        raise _error("a node needs one of the keys memory, array, unit", suggest(first, kinds))
-    return found
-
-
-NodeModel = Annotated[
-    Annotated["MemoryModel", Tag("MemoryModel")]
-    | Annotated["ArrayModel", Tag("ArrayModel")]
-    | Annotated["UnitModel", Tag("UnitModel")],
-    Discriminator(_kind),
-]
+NodeModel = one_of(memory="MemoryModel", array="ArrayModel", unit="UnitModel")
 
 
 class ArrayModel(Strict):
@@ -168,6 +153,9 @@ class MemoryModel(Strict):
     latency: Time | None = None
     area: Area | None = None
     children: list[NodeModel] = Field(min_length=1)
+
+
+ArrayModel.model_rebuild(force=True)  # it refers to MemoryModel, which comes after it
 
 
 class LinkModel(Strict):

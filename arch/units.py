@@ -92,7 +92,7 @@ def parse(text: object, *dimensions: str) -> Quantity:
             return Quantity(float(Fraction(number) * DIMENSIONS[dimension][unit]), dimension)
     other = next((d for d, units in DIMENSIONS.items() if unit in units), None)
     if other is not None:
-        raise UnitError(f"is a {other}, expected a {' or '.join(dimensions)} such as {expected}")
+        raise UnitError(f"measures {other}, expected {' or '.join(dimensions)} such as {expected}")
     hint = suggest(unit, [u for d in dimensions for u in DIMENSIONS[d]])
     raise UnitError(f"unknown unit, expected a quantity such as {expected}", f"`{number} {hint}`" if hint else "")
 

@@ -1,1 +1,1 @@
-"""What is computed: cascades of Einsums as text, checked, printed, bound to sizes and executed in numpy."""
+"""stepfall: what is computed: cascades of Einsums as text, checked, printed, bound to sizes and executed in numpy."""

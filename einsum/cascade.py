@@ -147,8 +147,8 @@ class Cascade:
 
     @cached_property
     def free_sizes(self) -> tuple[str, ...]:
-        """Size symbols that a binding must give, sorted: those of ranks and index expressions less the defined ones."""
-        used = {r.upper() for r in self.ranks}
+        """Size symbols that a binding must give, sorted: those of ranks and expressions less the defined ones."""
+        used = {r.upper() for r in (*self.ranks, *(r for t in self.tensors for r in t.ranks))}
         for e in self.einsums:
             for expr in (e.output, e.expr, *(s for g in e.guards for s in (g.left, g.right))):
                 used |= {n.name for n in walk(expr) if isinstance(n, Name) and n.name.isupper()}

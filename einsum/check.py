@@ -70,6 +70,8 @@ class _Checker:
     def statements(self) -> Iterator[Problem]:
         """Every Einsum by itself."""
         first: dict[str, Einsum] = {}
+        if not self.cascade.einsums and not self.source.broken:
+            yield self.source.at(1, 1, "the cascade has no statement that computes anything")
         for einsum in self.cascade.einsums:
             if einsum.name in first:
                 line = first[einsum.name].line
@@ -86,9 +88,9 @@ class _Checker:
 
     def sizes(self) -> Iterator[Problem]:
         """Defined sizes."""
-        einsums = self.cascade.einsums
+        accesses = [access for e in self.cascade.einsums for access in (e.output, *e.reads)]
         known = {rank.upper() for tensor in self.cascade.tensors for rank in tensor.ranks}
-        known |= {n.name for e in einsums for access in (e.output, *e.reads) for n in walk(access) if _is_size(n)}
+        known |= {n.name for access in accesses for n in walk(access) if isinstance(n, Name) and n.name.isupper()}
         names = [name for name, _ in self.cascade.sizes]
         known |= set(names)
         for position, entry in enumerate(self.cascade.sizes):
@@ -186,7 +188,8 @@ class _Statement:
         if steps > 1:
             yield self.problem(einsum.output, "only one rank can be iterative")
         if steps and einsum.init is None:
-            yield self.problem(einsum.output, f"iterative rank {einsum.iterative} needs an initial value", hint="init 0")
+            what = f"iterative rank {einsum.iterative} needs an initial value, such as `init 0`"
+            yield self.problem(einsum.output, what)
         if einsum.init is not None and not steps:
             yield self.problem(einsum.output, "init without an iterative rank `r+1` on the left")
         yield from self._indices(einsum.output)
@@ -221,7 +224,7 @@ class _Statement:
         if access.tensor in tensors:
             yield from self._indices(access)
         elif access.tensor not in self.source.broken:
-            yield self.problem(access, "unknown tensor", access.tensor, suggest(access.tensor, tensors))
+            yield self.problem(access, "unknown tensor", access.tensor, suggest(access.tensor, tensors.keys() - {self.einsum.name}))
         for index in access.indices:
             yield from self._index(index)
 
@@ -231,7 +234,8 @@ class _Statement:
                 yield from self._access(index)
                 tensor = self.cascade.tensor.get(name)
                 if tensor is not None and tensor.dtype not in INTEGER_DTYPES:
-                    yield self.problem(index, f"{name} is an index, so its type must be an integer", tensor.dtype, "int32")
+                    what = f"{name} is an index, so its type must be an integer"
+                    yield self.problem(index, what, tensor.dtype, "int32")
             case Num(value) if not float(value).is_integer():
                 yield self.problem(index, "an index is a whole number", str(value))
             case Name():
@@ -280,9 +284,6 @@ class _Statement:
         guarded = {r for g in einsum.guards for side in (g.left, g.right) for r in rank_variables(side)}
         constant = not any(isinstance(node, Access) for node in walk(einsum.expr))
         for rank in einsum.output_ranks:
-            if einsum.output_ranks.count(rank) > 1 or len(rank_variables(einsum.output)) < len(einsum.output.indices):
-                yield self.problem(einsum.output, "a rank occurs twice on the left")
-                return
             if rank not in used | guarded and not constant:
                 what = f"rank {rank} of the left-hand side is not used on the right"
                 yield self.problem(einsum.output, what, hint=suggest(rank, einsum.reduced))
@@ -296,12 +297,8 @@ class _Statement:
             yield self.problem(einsum, "cannot reduce", einsum.reduce_op, suggest(einsum.reduce_op, REDUCE_OPS))
 
 
-def _is_size(expr: Expr) -> bool:
-    return isinstance(expr, Name) and expr.name.isupper()
-
-
 def _step(access: Access, writer: Einsum, rank: str | None = None) -> str:
-    """Where an access reads along the iterative rank: `earlier` than the coordinate being written, `now`, or `other`."""
+    """Where an access reads along the iterative rank, seen from the coordinate written: `earlier`, `now` or `other`."""
     rank = rank or writer.iterative
     state = writer.iterative is not None
     for written, index in zip(writer.output.indices, access.indices, strict=True):

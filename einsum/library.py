@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from einsum.cascade import Cascade, Expr, Guard, Name
+from einsum.cascade import Access, Cascade, Expr, Guard, Name
 from einsum.parse import parse
 from einsum.problems import InputError, Problem, suggest
 
@@ -35,14 +36,15 @@ def load(name_or_path: str | Path) -> Cascade:
     raise InputError(Problem("no such cascade", path="cascade", got=name, hint=suggest(name, library())))
 
 
-def _folder():
+def _folder() -> Traversable:
     return files("einsum") / "library"
 
 
 def _causal(cascade: Cascade) -> Cascade:
     """The cascade with the guard `key <= p` on the scores, the key's coordinate as the partitioned K spells it."""
-    key: Expr = cascade["BK"].expr.indices[2] if "BK" in cascade else Name("m")
-    scores = "BQK" if "BK" in cascade else "QK"
+    tiled = cascade["BK"].expr if "BK" in cascade else None
+    key: Expr = tiled.indices[2] if isinstance(tiled, Access) else Name("m")
+    scores = "BQK" if tiled else "QK"
     einsums = tuple(
         replace(e, guards=(Guard(key, "<=", Name("p")),)) if e.name == scores else e for e in cascade.einsums
     )

@@ -6,6 +6,7 @@ Every mistake is collected and raised in one `InputError`, each with its line, c
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,19 @@ from einsum.source import Source, Statement
 if TYPE_CHECKING:
     from lark import Lark, Tree
 
-_OPERATORS = ("SUM", "PRODUCT")  # the grammar accepts these exactly where an expression could end
+KEYWORDS = ("cascade", "tensor", "size")
+_POPULATE = re.compile(r"\btopk\s*\[")
+_EXPECTED = (  # the first terminal that the grammar allows says it best
+    ("NUMBER", "a tensor, a rank, a number or `(`"),
+    ("SUM", "an operator or the end of the expression"),
+    ("EQUAL", "`=`, or `|` and a guard"),
+    ("LSQB", "`[` and the ranks"),
+    ("RSQB", "`]`, or `,` and a rank"),
+    ("COLON", "`:` and a type, or the end of the statement"),
+    ("NAME", "a name"),
+    ("CASCADE", "the cascade's name"),
+    ("$END", "the end of the statement"),
+)
 
 
 def parse(text: str, file: str = "<cascade>") -> Cascade:
@@ -73,8 +86,14 @@ class _Builder:
 
         self.line = statement.line - 1
         self.before = len(self.problems)
+        if populate := _POPULATE.search(statement.text):
+            line = statement.line + statement.text.count("\n", 0, populate.start())
+            column = populate.start() - statement.text.rfind("\n", 0, populate.start())
+            self.problems.append(self.source.at(line, column, "data-dependent populate (topk) is not supported"))
+            self.source.note_broken(statement.text)
+            return
         try:
-            tree = _grammar().parse(statement.text).children[0]
+            tree: Tree = _grammar().parse(statement.text).children[0]  # pyright: ignore[reportAssignmentType]
             getattr(self, f"_{tree.data}")(tree)  # _header, _tensor, _size, _einsum
         except UnexpectedInput as error:
             self.problems.append(self._syntax(error, statement))
@@ -125,7 +144,7 @@ class _Builder:
     def _einsum(self, tree: Tree) -> None:
         parts = {part.data: part for part in tree.children[1:]}
         expr_tree = next(p for p in tree.children[1:] if p.data not in ("guards", "reduction", "init"))
-        output, expr = self._expr(tree.children[0]), self._expr(expr_tree)
+        output, expr = self._expr_access(tree.children[0]), self._expr(expr_tree)
         guards = tuple(self._guard(g) for g in parts["guards"].children) if "guards" in parts else ()
         init = self._init(parts["init"]) if "init" in parts else None
         kept = rank_variables(output)
@@ -137,22 +156,26 @@ class _Builder:
             self.einsums.append(self._mark(tree, einsum))
 
     def _reduction(self, tree: Tree, kept: tuple[str, ...], reduced: tuple[str, ...], output: Access) -> str:
-        word, ranks = tree.children
-        listed = [str(r) for r in ranks.children]
+        """Name of the reduction, whose listed ranks must be those that are on the right only."""
+        word, listed = str(tree.children[0]), tree.children[1].children
         if word not in REDUCTIONS:
-            known = ", ".join(REDUCTIONS)
-            self._problem(word, f"no such reduction, of {known}", str(word), suggest(word, REDUCTIONS), output.tensor)
+            if word in {t.name for t in self.declared} | {e.name for e in self.einsums}:
+                self._problem(listed[-1], f"an operator is missing behind {word}[...]", path=output.tensor)
+            else:
+                what = f"not a reduction ({', '.join(REDUCTIONS)})"
+                self._problem(tree, what, word, suggest(word, REDUCTIONS), output.tensor)
             return "add"
-        for rank in ranks.children:
+        missing = [rank for rank in reduced if rank not in map(str, listed)]
+        before = len(self.problems)
+        for rank in listed:
             if rank in kept:
                 self._problem(rank, f"rank {rank} is reduced but stands on the left too", path=output.tensor)
             elif rank not in reduced:
-                what = f"reduced rank {rank} is not used on the right"
-                self._problem(rank, what, hint=suggest(rank, reduced), path=output.tensor)
-        for rank in reduced:
-            if rank not in listed:
-                what = f"rank {rank} is neither on the left nor in `{word}[{','.join(listed)}]`"
-                self._problem(word, what, path=output.tensor)
+                hint = suggest(str(rank), missing) or "".join(missing[:1])
+                self._problem(rank, f"reduced rank {rank} is not used on the right", hint=hint, path=output.tensor)
+        if missing and len(self.problems) == before:
+            what = f"rank {missing[0]} is neither on the left nor reduced"
+            self._problem(tree, what, hint=f"{word}[{','.join(reduced)}]", path=output.tensor)
         return REDUCTIONS[word].name
 
     def _guard(self, tree: Tree) -> Guard:
@@ -187,7 +210,7 @@ class _Builder:
     def _expr_minus(self, tree: Tree) -> Expr:
         inner = tree.children[1]
         value = self._expr(inner)
-        if inner.data == "number" or (inner.data == "name" and isinstance(value, Num)):
+        if isinstance(value, Num) and inner.data in ("number", "name"):
             return self._mark(tree, Num(-value.value))
         return self._mark(tree, Apply("neg", (value,)))
 
@@ -195,7 +218,7 @@ class _Builder:
         left, symbol, right = tree.children
         return self._mark(symbol, Apply(str(symbol), (self._expr(left), self._expr(right))))
 
-    def _expr_access(self, tree: Tree) -> Expr:
+    def _expr_access(self, tree: Tree) -> Access:
         name, *indices = tree.children
         return self._mark(tree, Access(str(name), tuple(map(self._expr, indices))))
 
@@ -209,16 +232,12 @@ class _Builder:
         ended = token is not None and token.type == "$END"
         lines = statement.text.rstrip().split("\n")
         line, column = (len(lines), len(lines[-1]) + 1) if ended else (error.line, error.column)
-        rest = lines[line - 1][column - 1 :]
-        got = "the end of the statement" if ended else f"`{token or rest[0]}`"
-        before = lines[line - 1][: column - 1].split()
-        if before and before[-1].split("[")[0] == "topk" or rest.startswith("topk"):
-            what = "data-dependent populate (topk) is not supported"
-            return self.source.at(self.line + line, column, what)
-        if line == 1 and not before:
-            what = "a statement begins with a tensor, `tensor`, `size` or `cascade`"
-        elif set(_OPERATORS) & set(getattr(error, "accepts", None) or getattr(error, "allowed", None) or ()):
-            what = "expected an operator or the end of the expression"
-        else:
-            what = "expected a tensor, a rank, a number or `(`"
+        got = "the end of the statement" if ended else f"`{token or lines[line - 1][column - 1]}`"
+        words = " ".join([*lines[: line - 1], lines[line - 1][: column - 1]]).split()
+        hint = suggest(words[0], KEYWORDS) if len(words) == 1 else ""
+        if hint:
+            return self.source.at(statement.line, 1, "no such statement", got=words[0], hint=hint)
+        allowed = set(getattr(error, "accepts", None) or getattr(error, "allowed", None) or ())
+        expected = [text for terminal, text in _EXPECTED if terminal in allowed]
+        what = f"expected {expected[0]}" if expected else "a statement cannot begin like this"
         return self.source.at(self.line + line, column, what, got=got)

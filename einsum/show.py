@@ -30,8 +30,8 @@ def show_einsum(einsum: Einsum) -> str:
 
 def show_guard(guard: Guard) -> str:
     """`m <= p`, or the access of a boolean tensor."""
-    left = show_expr(guard.left)
-    return left if guard.relation == "true" else f"{left} {guard.relation} {show_expr(guard.right)}"
+    left, right = show_expr(guard.left, ""), show_expr(guard.right, "")
+    return left if guard.relation == "true" else f"{left} {guard.relation} {right}"
 
 
 def show_expr(expr: Expr, space: str = " ") -> str:

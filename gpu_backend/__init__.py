@@ -1,1 +1,1 @@
-"""Real kernels for a mapping: Triton source generated from it, interpreted, counted and compiled without a GPU."""
+"""stepfall: real kernels for a mapping: Triton source generated from it, interpreted, counted and compiled without a GPU."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from einsum.affine import Affine, affine
@@ -47,6 +47,7 @@ class Plan:
     after: tuple[str, ...]
     loads: tuple[Load, ...]
     stages: int  # buffers of a tile that the loop's loads fill
+    warps: int  # among which a block is dealt out
 
     @cached_property
     def tiles(self) -> dict[str, int]:
@@ -124,11 +125,20 @@ def plan(workload: Workload, mapping: Mapping) -> Plan:
         where["inside" if inside else "after" if where["inside"] else "before"].append(leaf.node.einsum)
     parts = {name: tuple(names) for name, names in where.items()}
     deep = [hold.deep for loop in loops if loop.over is None for hold in loop.holds if hold.tensor]
-    made = Plan(workload, mapping, nest(loops, workload), **parts, loads=(), stages=max(deep, default=1))
+    warps = max((_warps(workload, leaf, loops) for leaf in every), default=1)
+    made = Plan(workload, mapping, nest(loops, workload), **parts, loads=(), stages=max(deep, default=1), warps=warps)
     found = list(_cascade_problems(made))
     if found:
         raise InputError(found)
-    return Plan(workload, mapping, made.nest, **parts, loads=tuple(_loads(made, loops)), stages=made.stages)
+    return replace(made, loads=tuple(_loads(made, loops)))
+
+
+def _warps(workload: Workload, leaf: Leaf, loops: tuple[Loop, ...]) -> int:
+    """Instances that a leaf's private spatial loops deal its block out to; 4 if it has none."""
+    spatial = [loop for loop in getattr(leaf.node, "loops", ()) if loop.over]
+    around = {rank: tile for loop in loops for rank, tile in zip(loop.ranks, loop.tile, strict=True)}
+    counts = [math.ceil(around.get(r, workload.extent(r)) / t) for x in spatial for r, t in zip(x.ranks, x.tile, strict=True)]
+    return math.prod(counts) if counts else 4
 
 
 def _loads(made: Plan, loops: tuple[Loop, ...]) -> Iterator[Load]:
@@ -200,7 +210,7 @@ def _leaf_problems(workload: Workload, leaf: Leaf, loops: tuple[Loop, ...]) -> I
     if node.at and node.at != ((inner, "last"),):
         yield _problem(node.einsum, "an Einsum may be restricted to the last iteration of the tile loop only", node.at)
     for loop in node.loops:
-        if any(tile < workload.extent(rank) for rank, tile in zip(loop.ranks, loop.tile, strict=True)):
+        if loop.over is None and any(tile < workload.extent(rank) for rank, tile in zip(loop.ranks, loop.tile, strict=True)):
             yield _problem(node.einsum, "a rank private to an Einsum is one block", (loop.ranks, loop.tile))
 
 

@@ -1,1 +1,1 @@
-"""Mapping: who computes what, when, where the data stays, and what that costs in closed form."""
+"""stepfall: mapping: who computes what, when, where the data stays, and what that costs in closed form."""

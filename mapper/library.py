@@ -121,10 +121,11 @@ def _architecture(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
 def flash_attention(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64,
                     stages: int = 2) -> Mapping:
     """FlashAttention-2 on a GPU: a block of queries for each thread block, keys and values staged through `smem`."""
-    units = {"BQK": "tensor", "SLNV": "tensor", "SLN": "fma+mufu", "PRM": "fma+mufu"}
+    units = {"BQK": "tensor", "SLNV": "tensor", "SLN": "fma+mufu", "PRM": "fma+mufu", "AV": "mufu"}
     guarded = any(e.guards for e in cascade.einsums)
     at = {"AV": (("m1", "last"),)}
-    leaves = tuple(Compute(t, units.get(t, "fma"), at=at.get(t, ())) for t in TILE)
+    rows = (Loop(("p",), (max(1, block_m // 4),), over="subcore.quad"),)  # a warp for each quarter of the queries
+    leaves = tuple(Compute(t, units.get(t, "fma"), at=at.get(t, ()), loops=rows) for t in TILE)
     local = tuple(Hold(t, "registers") for t in TILE if t not in ("RM", "RD", "RNV", "AV"))
     staged = (Hold("BK", "smem", deep=stages), Hold("BV", "smem", deep=stages))
     keys = Loop(("m1",), (1,), extent=GUARD if guarded else None, holds=staged + local, body=(Seq(leaves),))

@@ -9,12 +9,14 @@ docs/SEMANTICS.md section 4 numbers the rules of legality.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
 
 GUARD = "guard"  # Loop.extent: stop after the last tile that the cascade's guards leave any point of
 FILLS = ("block", "cyclic", "dynamic", "sorted")
 SPREADS = ("replicated", "sharded", "multicast")
 COMBINES = ("network", "atomic", "workspace")
+Key = tuple[int | str, ...]  # a node: index of its group, then of each body on the way; `holds`, i and `loops`, i inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ class Group:
 @dataclass(frozen=True)
 class Mapping:
     """A cascade placed on a machine. `sizes` are the partition sizes that the mapping fixes (M0 = 256);
-    `dtypes` the storage types where they differ from the cascade's (`*`: every tensor)."""
+    `dtypes` the storage types where they differ from the cascade's (`*`: every tensor). `places` says where nodes
+    stand in the file that the mapping was read from."""
 
     name: str
     cascade: str
@@ -159,6 +162,7 @@ class Mapping:
     sizes: tuple[tuple[str, int], ...] = ()
     dtypes: tuple[tuple[str, str], ...] = ()
     doc: str = field(default="", compare=False)
+    places: Dict[Key, tuple[str, int]] = field(default_factory=dict, compare=False, repr=False)  # -> (file, line)
 
 
 @dataclass(frozen=True, slots=True)

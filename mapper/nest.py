@@ -176,19 +176,23 @@ def _bound(guard: Affine, rank: str, tile: int, outer: list[int], made: list[Nes
             step = -factor * tile
             base = const + factor * (tile - 1) + step - 1
             start.append(Floor(base, (*moving, *own), step))
+            # the last tile may be cut off: with no coordinate of the rank that reaches the guard, start at the end
+            end, count = const + factor * (workload.extent(rank) - 1), workload.extent(rank)
+            start.append(Floor(count * end, tuple((i, count * f) for i, f in moving)))
 
 
-def variants(nest_: Nest, ranks: Sequence[str]) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
-    """The kinds of innermost tile by which of `ranks` stand at a cut-off last tile, most cut first.
+def variants(nest_: Nest, ranks: Sequence[str], cut: Sequence[str] = ()) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
+    """The kinds of innermost tile by which of `ranks` stand at a last tile that is cut off, most cut first.
 
-    Each is (conditions beyond "any other tile", rank -> (first coordinate modulo whole tiles, extent)). Disjoint kinds
-    are had by taking the first whose conditions hold.
+    A rank's last tile is cut off when the tile does not divide the rank, or when `cut` names it. Each kind is
+    (conditions, rank -> (first coordinate, extent)), with 0 for the first coordinate of a tile that is not cut; the
+    first kind whose conditions hold is a tile's kind.
     """
-    ragged = [r for r in ranks if nest_.positions(r) and nest_.workload.extent(r) % nest_.extent(r)]
+    ragged = [r for r in ranks if nest_.positions(r) and (r in cut or nest_.workload.extent(r) % nest_.extent(r))]
     full = {r: (0, nest_.extent(r)) for r in ranks}
     kinds = []
     for mask in range(2 ** len(ragged) - 1, -1, -1):
-        cut = [r for i, r in enumerate(ragged) if mask >> i & 1]
-        tail = {r: (nest_.last_start(r), nest_.workload.extent(r) - nest_.last_start(r)) for r in cut}
-        kinds.append((tuple(c for r in cut for c in nest_.last_tile(r)), full | tail))
+        last = [r for i, r in enumerate(ragged) if mask >> i & 1]
+        tail = {r: (nest_.last_start(r), nest_.workload.extent(r) - nest_.last_start(r)) for r in last}
+        kinds.append((tuple(c for r in last for c in nest_.last_tile(r)), full | tail))
     return kinds

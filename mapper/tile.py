@@ -59,6 +59,15 @@ def nbytes(workload: Workload, access: Access, box: Box) -> float:
     return elements(workload, access, box) * workload.bits(storage(workload.cascade, access.tensor)) / 8
 
 
+def overflowing(workload: Workload, access: Access) -> tuple[str, ...]:
+    """Ranks whose last coordinates can lead beyond the end of the storage (m1 in K[m1*M0+m0], M0 not dividing M)."""
+    found: dict[str, None] = {}
+    for form, _, size in _dimensions(workload, access):
+        if form and form.const + sum(max(0, f * (workload.extent(r) - 1)) for r, f in form.terms) >= size:
+            found |= dict.fromkeys(r for r, _ in form.terms)
+    return tuple(found)
+
+
 def _dimensions(workload: Workload, access: Access) -> list[tuple[Affine | None, tuple[str, ...], int]]:
     """(affine form or None, rank variables, size) of each dimension of the storage."""
     cascade, sizes = workload.cascade, workload.sizes

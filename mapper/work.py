@@ -16,7 +16,7 @@ from einsum.cascade import Access, Einsum, Workload, rank_variables
 from einsum.ops import operation_classes
 from mapper.mapping import Compute, Group, Hold, Leaf, Loop, Mapping, Pipe, Seq, leaves
 from mapper.nest import Nest, When, nest, variants
-from mapper.tile import nbytes, state_rank, storage, varying_ranks, whole
+from mapper.tile import nbytes, overflowing, state_rank, storage, varying_ranks, whole
 
 Variants = tuple[tuple[When, float], ...]  # the first whose conditions hold counts; the last has none
 
@@ -138,6 +138,11 @@ class Placement:
         """The memory right above a unit, or above the arrays around it."""
         return next(n.name for n in reversed(self.machine.path(unit)[:-1]) if isinstance(n, Memory))
 
+    def bytes(self, ranks: Sequence[str], access: Access, times: int = 1) -> Variants:
+        """Bytes behind the access in one tile over `ranks`, `times` over, by how the tile is cut off."""
+        kinds = variants(self.nest, ranks, overflowing(self.workload, access))
+        return tuple((when, times * nbytes(self.workload, access, box)) for when, box in kinds)
+
     def spatial(self, leaf: Leaf, memory: str) -> Iterator[tuple[str, int]]:
         """(rank, instances) of the leaf's private loops over axes that multiply the memory."""
         above = {f"{array}.{axis.name}" for array, axis in self.machine.axes(memory)}
@@ -209,8 +214,7 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
     cascade, name = place.cascade, storage(place.cascade, tensor)
     ranks = varying_ranks(cascade, tensor)
     idle = [i for i, loop in enumerate(place.nest.loops) if i >= depth and loop.rank not in ranks]
-    kinds = tuple((when, nbytes(place.workload, whole(cascade, tensor), _fit(place, tensor, box)))
-                  for when, box in variants(place.nest, cascade.tensor[tensor].ranks))
+    kinds = place.bytes(cascade.tensor[tensor].ranks, whole(cascade, tensor))
     written, state = tensor in place.leaf, state_rank(cascade, tensor)
     carried = written and any(loop.rank == state for loop in place.nest.loops[:depth])
     readers = place.readers(tensor)
@@ -223,11 +227,6 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
         yield Transfer("drain", name, hold.memory, outer, when, kinds, (tensor,), hold, depth)
 
 
-def _fit(place: Placement, tensor: str, box: Dict[str, tuple[int, int]]) -> Dict[str, tuple[int, int]]:
-    state = state_rank(place.cascade, tensor)
-    return {**box, state: (0, 1)} if state else box
-
-
 def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
     """The leaf's own reads and writes of memories other than its unit's own, through which they pass."""
     node, einsum = leaf.node, place.cascade[leaf.node.einsum]
@@ -237,7 +236,7 @@ def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
     def moved(kind: str, access: Access, source: str, target: str, times: int) -> Transfer:
         used = rank_variables(access)
         copies = math.prod(n for rank, n in place.spatial(leaf, own) if rank not in used) if kind == "read" else 1
-        kinds = _bytes(place, einsum, access, times)
+        kinds = place.bytes(einsum.ranks, access, times)
         return Transfer(kind, storage(place.cascade, access.tensor), source, target, when, kinds, (name,), copies=copies)
 
     for access in dict.fromkeys(einsum.reads):
@@ -250,10 +249,6 @@ def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
         yield moved("write", output, own, memory, times)
         if times > 1:  # partial results come back to be added to
             yield moved("read", output, memory, own, times - 1)
-
-
-def _bytes(place: Placement, einsum: Einsum, access: Access, times: int) -> Variants:
-    return tuple((when, times * nbytes(place.workload, access, box)) for when, box in variants(place.nest, einsum.ranks))
 
 
 def _repeats(place: Placement, leaf: Leaf, access: Access) -> int:
@@ -278,8 +273,7 @@ def _footprints(place: Placement) -> Iterator[tuple[Hold, str, float]]:
         depth += len(loop.ranks)
         for hold in loop.holds:
             ranks = place.cascade.tensor[hold.tensor].ranks
-            box = _fit(place, hold.tensor, {r: (0, place.nest.extent(r, depth)) for r in ranks})
-            box |= {hold.along: (0, 1)} if hold.along else {}
+            box = {r: (0, 1 if r == hold.along else place.nest.extent(r, depth)) for r in ranks}
             size = nbytes(place.workload, whole(place.cascade, hold.tensor), box) * hold.deep * hold.part
             yield hold, storage(place.cascade, hold.tensor), size / _dealt(place, hold)
 

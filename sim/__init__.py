@@ -1,1 +1,1 @@
-"""What happens in time: programs of tiles, their simulation on SimPy, exact folding, and traces."""
+"""stepfall: what happens in time: programs of tiles, their simulation on SimPy, exact folding, and traces."""

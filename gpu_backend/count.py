@@ -1,0 +1,142 @@
+"""Count what a generated kernel does while Triton's interpreter runs it (SEMANTICS 7.6).
+
+Per tensor the bytes that active lanes load and store (issued) and the bytes touched at least once (distinct); per
+Einsum the arithmetic operations by class, with padded lanes, and the combines of reductions. The counts check the
+generated kernel and its mapping; they say nothing of traffic between caches.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from triton.runtime.interpreter import TensorHandle
+
+from gpu_backend import interpret, source
+from gpu_backend.interpret import Builder, HostTensor, Reduction
+from gpu_backend.kernel import Kernel
+from mapper.result import Result, Row
+
+CLASSES = {  # builder operation -> operation class
+    "fadd": "add", "fsub": "add", "fmul": "mul", "fdiv": "div", "precise_divf": "div", "approx_divf": "div",
+    "maximumf": "max", "maxnumf": "max", "minimumf": "min", "minnumf": "min", "exp": "exp", "exp2": "exp",
+}  # fmt: skip
+FREE = ("select", "fp_ext", "fp_trunc", "fp_to_fp", "bitcast", "si_to_fp", "ui_to_fp", "splat", "unsplat", "broadcast",
+        "expand_dims", "reshape", "trans", "join", "split", "cat", "load", "masked_load")  # moves and casts  # fmt: skip
+UNCOUNTED = ("atomic", "descriptor", "dot_scaled", "gather", "histogram", "inline_asm", "extern")
+
+
+@dataclass
+class Tally:
+    """Counts of one launch."""
+
+    kernel: Kernel
+    tensors: Mapping[str, HostTensor]
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)  # (Einsum, class) -> operations
+    combines: Counter[str] = field(default_factory=Counter)  # Einsum -> combines of its reduction
+    dots: Counter[tuple[str, int, int, int]] = field(default_factory=Counter)  # (dtype, M, N, K) -> products
+    issued: Counter[tuple[str, str]] = field(default_factory=Counter)  # (tensor, read | write) -> bytes
+    touched: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # element by element
+    programs: int = 0
+
+    def __post_init__(self) -> None:
+        self._file = str(source.path(self.kernel))
+        self._lines = dict(self.kernel.lines)
+
+    def label(self) -> str:
+        """The Einsum (or tensor) of the kernel's line that is running; empty outside the labelled lines."""
+        frame = sys._getframe(1)
+        while frame and frame.f_code.co_filename != self._file:
+            frame = frame.f_back
+        return self._lines.get(frame.f_lineno, "") if frame else ""
+
+    def move(self, pointers: np.ndarray, mask: np.ndarray, direction: str) -> None:
+        """A load or a store; IndexError if an active lane leaves its tensor."""
+        active = pointers[np.broadcast_to(mask, pointers.shape)].astype(np.int64)
+        if not active.size:
+            return
+        for name, tensor in self.tensors.items():
+            base, size = tensor.data_ptr(), tensor.array.itemsize
+            offsets = (active - base) // size
+            if offsets.min() >= 0 and offsets.max() < tensor.array.size:
+                self.issued[name, direction] += active.size * size
+                seen = self.touched.setdefault((name, direction), np.zeros(tensor.array.size, bool))
+                seen[offsets] = True
+                return
+        raise IndexError(f"{self.kernel.name}: a {direction} at {self.label()} leaves every tensor")
+
+    def result(self, memory: str) -> Result:
+        """Rows with boundary issued and distinct; `memory` names the place of the bytes."""
+        rows = [Row("programs", self.programs)]
+        for (name, direction), nbytes in sorted(self.issued.items()):
+            rows.append(Row("bytes", nbytes, tensor=name, place=memory, detail=direction, boundary="issued"))
+            distinct = int(self.touched[name, direction].sum()) * self.tensors[name].array.itemsize
+            rows.append(Row("bytes", distinct, tensor=name, place=memory, detail=direction, boundary="distinct"))
+        for (einsum, name), n in sorted(self.operations.items()):
+            rows.append(Row("operations", n, einsum=einsum, detail=name, boundary="issued"))
+        for einsum, n in sorted(self.combines.items()):
+            rows.append(Row("combines", n, einsum=einsum, boundary="issued"))
+        notes = tuple(f"{n} products {m}x{k}x{c} of {t}" for (t, m, c, k), n in sorted(self.dots.items()))
+        return Result("counted", {"kernel": self.kernel.name, "grid": list(self.kernel.grid)}, tuple(rows), notes=notes)
+
+
+def count(kernel: Kernel, inputs: Mapping[str, np.ndarray], memory: str = "hbm") -> tuple[dict[str, np.ndarray], Result]:
+    """Interpret a kernel and count: its outputs as float64, and the counts."""
+    tensors = interpret.tensors(kernel, inputs)
+    tally = Tally(kernel, tensors)
+    interpret.launch(kernel, tensors, *_observed(tally))
+    outputs = {a.name: interpret.values(tensors[a.name].array, a.dtype) for a in kernel.arguments if a.output}
+    return outputs, tally.result(memory)
+
+
+def _observed(tally: Tally) -> tuple[type[Builder], type[Reduction]]:
+    """Builder and reduction that report to `tally`."""
+
+    class Observed(Builder):
+        def set_grid_idx(self, x, y, z):
+            tally.programs += 1
+            super().set_grid_idx(x, y, z)
+
+        def create_masked_load(self, ptrs, mask, *rest):
+            tally.move(ptrs.data, mask.data, "read")
+            return super().create_masked_load(ptrs, mask, *rest)
+
+        def create_masked_store(self, ptrs, value, mask, *rest):
+            tally.move(ptrs.data, mask.data, "write")
+            return super().create_masked_store(ptrs, value, mask, *rest)
+
+        def create_dot(self, a, b, d, *precision):
+            (m, k), n = a.data.shape, b.data.shape[1]
+            tally.dots[str(a.dtype.scalar), m, n, k] += 1
+            tally.operations[tally.label(), "mac"] += m * n * k
+            return super().create_dot(a, b, d, *precision)
+
+    class ObservedReduction(Reduction):
+        def apply_impl(self, input):
+            result = super().apply_impl(input)
+            first = result[0] if isinstance(result, list | tuple) else result
+            tally.combines[tally.label()] += input[0].handle.data.size - first.handle.data.size
+            return result
+
+    for name in dir(Builder):
+        operation = name.removeprefix("create_")
+        if operation != name and name not in vars(Observed) and operation not in FREE:
+            setattr(Observed, name, _reporting(tally, operation, getattr(Builder, name)))
+    return Observed, ObservedReduction
+
+
+def _reporting(tally: Tally, operation: str, original):
+    """An arithmetic operation that counts the elements of its floating-point result."""
+
+    def create(self, *args, **kwargs):
+        if operation.startswith(UNCOUNTED):
+            raise NotImplementedError(f"{operation} is not counted")
+        result = original(self, *args, **kwargs)
+        if isinstance(result, TensorHandle) and result.dtype.is_floating() and result.data.dtype != np.bool_:
+            tally.operations[tally.label(), CLASSES.get(operation, operation)] += result.data.size
+        return result
+
+    return create

@@ -1,0 +1,1 @@
+"""stepfall's questions: studies over many results, their reports, and the commands."""

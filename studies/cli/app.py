@@ -1,0 +1,144 @@
+"""The commands and their options. Each body imports what it needs, so that `stepfall --help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from einsum.problems import InputError, Problem, suggest
+from studies.cli.inputs import parse_sizes
+
+SIZE_HELP = "Sizes, such as M=65536,P=65536,B=64; may be repeated."
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Commands(click.Group):
+    """A group that answers an unknown command with the nearest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            hint = suggest(args[0], self.commands)
+            raise InputError(Problem("unknown command", path=ctx.command_path, got=args[0], hint=hint))
+        return super().resolve_command(ctx, args)
+
+
+def problem_of(error: click.UsageError) -> Problem:
+    """A mistake in the command line that click found, as a `Problem`."""
+    context = error.ctx
+    path = context.command_path if context else "stepfall"
+    match error:
+        case click.NoSuchOption():
+            known = [o for p in context.command.get_params(context) for o in p.opts] if context else []
+            return Problem("unknown option", path=path, got=error.option_name, hint=suggest(error.option_name, known))
+        case click.MissingParameter() if error.param:
+            names = "/".join(error.param.opts) if isinstance(error.param, click.Option) else error.param.make_metavar
+            return Problem(f"missing {names}", path=path)
+        case _:
+            return Problem(error.format_message().rstrip("."), path=path)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from mapper.result import provenance
+
+        click.echo(f"stepfall {provenance().version}")
+        ctx.exit()
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    return parse_sizes(values)
+
+
+size_option = click.option("--size", "sizes", multiple=True, callback=_sizes, metavar="NAME=N,...", help=SIZE_HELP)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def commands() -> None:
+    """Simulate cascades of Einsums on accelerators and explore their designs."""
+
+
+@commands.command()
+@click.option("--cascade", required=True, metavar="NAME|FILE", help="What is computed.")
+@click.option("--machine", required=True, metavar="NAME|FILE", help="Where it runs.")
+@click.option("--mapping", required=True, metavar="NAME|FILE", help="Who computes what, when.")
+@size_option
+@click.option("--trace", type=FILE, help="Write a trace of the first tiles that ui.perfetto.dev opens.")
+@json_option
+def run(**options: Any) -> None:
+    """Cost a mapping in closed form, simulate it, and print both side by side."""
+    from studies.cli import run as command
+
+    command.run(**options)
+
+
+@commands.group(cls=Commands)
+def show() -> None:
+    """Print a cascade, a machine or a mapping, or list those that ship with stepfall."""
+
+
+@show.command("cascade")
+@click.argument("name", required=False, metavar="[NAME|FILE]")
+@size_option
+def show_cascade(**options: Any) -> None:
+    """Print a cascade; with --size also what it computes and moves. Without a name: list the cascades."""
+    from studies.cli import show as command
+
+    command.cascade(**options)
+
+
+@show.command("machine")
+@click.argument("name", required=False, metavar="[NAME|FILE]")
+@click.option("--sources", is_flag=True, help="Say where every number is from.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the YAML that reads back as this machine.")
+def show_machine(**options: Any) -> None:
+    """Print a machine. Without a name: list the machines."""
+    from studies.cli import show as command
+
+    command.machine(**options)
+
+
+@show.command("mapping")
+@click.argument("name", required=False, metavar="[NAME|FILE]")
+@click.option("--cascade", metavar="NAME|FILE", help="The cascade to map, if not the mapping's usual one.")
+@click.option("--machine", metavar="NAME|FILE", help="The machine to map to, if not the mapping's usual one.")
+@size_option
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the YAML that reads back as this mapping.")
+def show_mapping(**options: Any) -> None:
+    """Print a mapping as a loop nest. Without a name: list the mappings."""
+    from studies.cli import show as command
+
+    command.mapping(**options)
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Write CSV tables, figures and summary.json there.")
+@json_option
+def study(**options: Any) -> None:
+    """Answer a study's question: tables, figures and the error against published numbers."""
+    from studies.cli import study as command
+
+    command.study(**options)
+
+
+@commands.group(cls=Commands)
+def gpu() -> None:
+    """Kernels for GPUs, generated from a cascade and a mapping."""
+
+
+@gpu.command()
+@click.argument("name")
+@json_option
+def check(**options: Any) -> int:
+    """Generate a kernel, run it in the interpreter, compare values and counts, and compile it. Needs no GPU."""
+    from studies.cli import gpu as command
+
+    return command.check(**options)

@@ -1,0 +1,74 @@
+"""`stepfall run`: one mapping, costed in closed form and simulated, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mapper.result import QUANTITIES, Result, Row
+from studies import report
+from studies.cli.inputs import load
+from studies.report import Cell
+
+COLUMNS = ("quantity", "place", "detail", "unit", "closed form", "simulated", "relative difference")
+SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # summed over Einsums and tensors
+
+
+def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: Path | None, as_json: bool) -> None:
+    """Print both results; with `trace` write a trace of the simulation."""
+    closed, simulated = results(cascade, machine, mapping, sizes, trace)
+    if as_json:
+        print(json.dumps({"results": [closed.as_dict(), simulated.as_dict()]}, indent=1, allow_nan=False))
+        return
+    title = ", ".join(f"{key} {value}" for key, value in closed.config.items() if key != "sizes")
+    report.print_table(title, COLUMNS, comparison(closed, simulated))
+    for note in dict.fromkeys(closed.notes + simulated.notes):
+        print(note)
+    if trace:
+        print(f"trace: {trace} (open it in ui.perfetto.dev)")
+    if simulated.provenance:
+        print(report.footer(simulated.provenance))
+
+
+def results(
+    cascade_name: str, machine_name: str, mapping_name: str, sizes: dict[str, int], trace: Path | None
+) -> tuple[Result, Result]:
+    """The closed-form and the simulated result, stamped; InputError with the problems of the inputs."""
+    from mapper.cost import cost
+    from sim.run import simulate
+
+    cascade, machine, mapping, workload = load(cascade_name, machine_name, mapping_name, sizes)
+    closed = cost(mapping, workload, machine)
+    if trace:
+        with report.whole_file(trace) as path:
+            simulated = simulate(mapping, workload, machine, trace=path)
+    else:
+        simulated = simulate(mapping, workload, machine)
+    inputs = (cascade, machine, mapping, sizes)
+    return closed.with_provenance(*inputs), simulated.with_provenance(*inputs)
+
+
+def comparison(closed: Result, simulated: Result) -> Iterator[tuple[Cell, ...]]:
+    """Rows of the table. Only equal definitions are compared; what one side does not have stays empty."""
+    left, right = summed(closed), summed(simulated)
+    keys = dict.fromkeys([*left, *right])
+    for quantity, place, detail in sorted(keys, key=lambda k: SHOWN.index(k[0])):
+        key = (quantity, place, detail)
+        a, b = left.get(key), right.get(key)
+        difference = None if a is None or b is None else report.relative(b, a)
+        yield quantity, place, detail, QUANTITIES[quantity], a, b, difference
+
+
+def summed(result: Result) -> dict[tuple[str, str, str], float]:
+    """(quantity, place, detail and boundary) -> sum over Einsums and tensors."""
+    sums: dict[tuple[str, str, str], float] = {}
+    for row in result.rows:
+        if row.quantity in SHOWN:
+            key = (row.quantity, row.place, _detail(row))
+            sums[key] = sums.get(key, 0.0) + row.value
+    return sums
+
+
+def _detail(row: Row) -> str:
+    return ", ".join(part for part in (row.detail, row.boundary) if part)

@@ -1,0 +1,27 @@
+"""`stepfall study`: run a study, print its tables, write its files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from studies import report, study as studies
+
+
+def study(name: str, out: Path | None, as_json: bool) -> None:
+    """Print a study's tables or its JSON; with `out` write its files too."""
+    answer = studies.run(name, progress=lambda what: print(what, file=sys.stderr))
+    files = studies.write(answer, out) if out else ()
+    if as_json:
+        print(json.dumps(answer.as_dict(), indent=1, allow_nan=False))
+        return
+    for table in answer.tables:
+        report.print_table(table.title, table.columns, table.rows)
+        print()
+    for note in answer.notes:
+        print(note)
+    if files:
+        figures = [str(file) for file in files if file.suffix == ".png"]
+        print(f"written to {out}: {len(files)} files; figures: {', '.join(figures) or 'none'}")
+    print(report.footer(answer.provenance))
