@@ -263,6 +263,7 @@ def render(data: dict[str, Any], block: frozenset[str] = frozenset()) -> str:
     """YAML text of plain data: what fits a line is written in flow style, except the values of the keys in `block`."""
     yaml = YAML()
     yaml.width = 10_000
+    yaml.brace_single_entry_mapping_in_flow_sequence = True
     yaml.indent(mapping=2, sequence=4, offset=2)
     out = StringIO()
     yaml.dump(_styled(data, block, 0, 10_000), out)

@@ -27,7 +27,7 @@ class Op:
     name: str
     arity: int
     op_class: str  # what a unit of a machine executes
-    function: Callable[..., Any]  # over numpy arrays, element by element
+    function: Callable[..., Any]  # over numpy arrays, element by element; a ufunc if the operation can reduce
     merge: str = INTERSECTION
     symbol: str = ""
     reduction: str = ""  # the word that names it as a reduction, such as `sum`
@@ -56,7 +56,7 @@ TABLE = (
     Op("mod", 2, "div", np.remainder, symbol="%"),
     Op("max", 2, "max", np.maximum, UNION, "", "max", -np.inf, LATTICE),
     Op("min", 2, "min", np.minimum, UNION, "", "min", np.inf, LATTICE),
-    Op("or", 2, "compare", lambda a, b: (a != 0) | (b != 0), UNION, "", "any", 0.0, LATTICE),
+    Op("or", 2, "compare", np.logical_or, UNION, "", "any", 0.0, LATTICE),
     Op("neg", 1, "neg", np.negative, laws=("homomorphism of add",)),
     Op("abs", 1, "abs", np.abs, laws=("idempotent",)),
     Op("exp", 1, "exp", np.exp, laws=("turns add into mul", "increasing")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -181,7 +182,7 @@ class _Space:
         exists = np.broadcast_to(exists, self.shape)
         value = np.where(exists, points.value, self.dtype.type(reduction.identity))
         for axis in reversed(axes):
-            value = _fold(reduction.function, value, axis)
+            value = reduction.function.reduce(value, axis=axis)
         return Points(value.astype(self.dtype), np.any(exists, axis=axes, keepdims=False))
 
     def _sum_of_products(self) -> Points:
@@ -190,8 +191,8 @@ class _Space:
         guards = self._guarded()
         exists = [points.exists for points in factors] + guards
         complete = all(mask.all() for mask in exists)
-        if not complete and not all(np.isfinite(points.value).all() for points in factors):
-            return self._reduced()  # 0 * inf would count a point that does not exist
+        if not all(np.isfinite(points.value).all() for points in factors):
+            return self._reduced()  # in another order, or against a 0 for what is missing, inf may become nan
         values = [np.where(points.exists, points.value, self.dtype.type(0)) for points in factors]
         value = self._contract([*values, *(holds.astype(self.dtype) for holds in guards)])
         if complete:
@@ -292,27 +293,14 @@ def _factors(expr: Expr) -> list[Expr]:
 
 
 def _merge(op: str, args: list[Points]) -> Points:
-    """An operation on operands that may be missing."""
+    """An operation on operands that may be missing; a union takes a missing one for its identity."""
     row = OPS[op]
     masks = [points.exists for points in args]
-    value = row.function(*(points.value for points in args))
     if row.merge == INTERSECTION:
-        exists = masks[0]
-        for mask in masks[1:]:
-            exists = exists & mask
-        return Points(value, exists)
-    left, right = args
-    both = left.exists & right.exists
-    if not both.all():
-        value = np.where(both, value, np.where(left.exists, left.value, right.value))
-    return Points(value, left.exists | right.exists)
+        return Points(row.function(*(points.value for points in args)), reduce(np.logical_and, masks))
+    values = [points.value if points.exists.all() else _filled(points, row.identity) for points in args]
+    return Points(row.function(*values), reduce(np.logical_or, masks))
 
 
-def _fold(function, value: np.ndarray, axis: int) -> np.ndarray:
-    """Reduce one axis with a two-operand function."""
-    if isinstance(function, np.ufunc):
-        return function.reduce(value, axis=axis)
-    result = np.take(value, 0, axis)
-    for i in range(1, value.shape[axis]):
-        result = function(result, np.take(value, i, axis))
-    return result
+def _filled(points: Points, identity: float | None) -> np.ndarray:
+    return np.where(points.exists, points.value, np.asarray(identity, points.value.dtype))

@@ -43,7 +43,7 @@ class _Generator:
         self.values = [t for t in self.inputs if t.name not in ("LEN", "PT", "MASK")]
         for number in range(statements):
             kind = self.rng.choice(("map", "map", "reduce", "reduce", "state", "view"))
-            getattr(self, f"_{kind}")(f"T{number}")
+            getattr(self, f"_{kind}")(f"X{number}")
         read = {access.tensor for e in self.einsums for access in e.reads}
         inputs = tuple(t for t in self.inputs if t.name in read)
         written = tuple(t for t in self.values if t not in self.inputs)
@@ -71,7 +71,7 @@ class _Generator:
         self._add(Einsum(_access(name, kept), expr, op, reduced, self._guards(ranks)))
 
     def _state(self, name: str) -> None:
-        """`T[i+1,..] = op(T[i,..], value)`, by way of a second Einsum inside the loop half of the time."""
+        """`X[i+1,..] = op(X[i,..], value)`, by way of a second Einsum inside the loop half of the time."""
         rank = self.rng.choice(RANKS)
         value = self._expr(RANKS, 1)
         others = [r for r in rank_variables(value) if r != rank]
@@ -79,11 +79,9 @@ class _Generator:
         before = _access(name, ranks)
         op = self.rng.choice(tuple(INITS))
         if self.rng.random() < 0.5:
-            step = f"{name}S"
+            step = f"{name}_STEP"
             self._add(Einsum(_access(step, ranks), Apply("tanh", (before,)), guards=self._guards(ranks)))
             before = _access(step, ranks)
-            self.values.pop()  # read by the state alone
-            self.inner.append(Tensor(step, tuple(ranks)))
         after = tuple(Apply("+", (Name(r), Num(1))) if r == rank else Name(r) for r in ranks)
         init = INITS[op] if self.rng.random() < 0.7 else 0.5
         self._add(Einsum(Access(name, after), Apply(op, (before, value)), guards=self._guards(ranks), init=init))
@@ -96,7 +94,7 @@ class _Generator:
         index = tuple(tile if rank == split else Name(rank) for rank in source.ranks)
         ranks = [r for rank in source.ranks for r in (("t1", "t0") if rank == split else (rank,))]
         if not self.sizes:
-            self.sizes.append(("T1", Apply("ceil", (Apply("/", (Name("I"), Name("T0"))),))))
+            self.sizes.append(("T1", Apply("ceil", (Apply("/", (Name(split.upper()), Name("T0"))),))))
         self._add(Einsum(_access(name, ranks), Access(source.name, index)))
 
     def _expr(self, ranks: tuple[str, ...], depth: int) -> Expr:
@@ -108,13 +106,11 @@ class _Generator:
             return Apply("select", (self._value(ranks), self._expr(ranks, depth - 1), Num(1)))
         left, right = self._expr(ranks, depth - 1), self._leaf(ranks, depth - 1)
         args = (left, right) if self.rng.random() < 0.5 else (right, left)
-        op = self.rng.choice(BINARY)
-        return Apply(op, args)
+        return Apply(self.rng.choice(BINARY), args)
 
     def _leaf(self, ranks: tuple[str, ...], depth: int) -> Expr:
         if self.rng.random() < 0.2:
-            numbers = (Num(2), Num(-1.5), Num(0.1), Name("W"))
-            return self.rng.choice(numbers)
+            return self.rng.choice((Num(2), Num(-1.5), Num(0.1), Name("W"), Name(ranks[0])))
         return self._expr(ranks, depth)
 
     def _value(self, ranks: tuple[str, ...]) -> Expr:

@@ -60,8 +60,8 @@ class _Emitter:
         name = self.cascade.name.replace("-", "_")
         self.out(f"def {name}(")
         self.out(f"    {', '.join(f'{a.name}_ptr' for a in arguments(self.workload))},")
-        for chosen in itertools.batched(constants, 6):
-            self.out(f"    {', '.join(f'{c}: tl.constexpr' for c in chosen)},")
+        for start in range(0, len(constants), 6):
+            self.out(f"    {', '.join(f'{c}: tl.constexpr' for c in list(constants)[start : start + 6])},")
         with self.out.block("):"):
             self._grid()
             self._level(self.plan.before, inside=False)

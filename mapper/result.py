@@ -23,6 +23,10 @@ QUANTITIES = {
     "accesses": "1",  # of `access_bytes` each at a memory; detail: read | write
     "footprint": "B",  # of a tensor in a memory, all buffers of one instance
     "energy": "J",  # place: unit or memory
+    "programs": "1",  # instances of a kernel: iterations of the spatial loop that is the launch grid
+    "registers": "1",  # 32-bit, of one thread of a compiled kernel
+    "spills": "B",  # of one thread; detail: read | write
+    "instructions": "1",  # of a compiled kernel; detail: class; place: main loop | kernel
     "tiles": "1",  # iterations of the innermost temporal loop around a group
 }
 

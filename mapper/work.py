@@ -138,9 +138,14 @@ class Placement:
         """The memory right above a unit, or above the arrays around it."""
         return next(n.name for n in reversed(self.machine.path(unit)[:-1]) if isinstance(n, Memory))
 
-    def bytes(self, ranks: Sequence[str], access: Access, times: int = 1) -> Variants:
+    def cut(self, einsum: Einsum) -> tuple[str, ...]:
+        """Ranks whose last tile holds less because an operand's storage ends."""
+        every = (einsum.output, *einsum.reads)
+        return tuple(dict.fromkeys(rank for access in every for rank in overflowing(self.workload, access)))
+
+    def bytes(self, ranks: Sequence[str], cut: Sequence[str], access: Access, times: int = 1) -> Variants:
         """Bytes behind the access in one tile over `ranks`, `times` over, by how the tile is cut off."""
-        kinds = variants(self.nest, ranks, overflowing(self.workload, access))
+        kinds = variants(self.nest, ranks, cut)
         return tuple((when, times * nbytes(self.workload, access, box)) for when, box in kinds)
 
     def spatial(self, leaf: Leaf, memory: str) -> Iterator[tuple[str, int]]:
@@ -163,7 +168,7 @@ def _works(place: Placement, leaf: Leaf) -> Iterator[Work]:
         classes = shares[unit.name]
         per_point = sum(n * unit.ops[c].cycles for c, n in expand(classes, unit).items())
         cycles, points = [], []
-        for cut, box in variants(place.nest, einsum.ranks):
+        for cut, box in variants(place.nest, einsum.ranks, place.cut(einsum)):
             issued = {r: place.nest.extent(r) if unit.lanes > 1 else extent for r, (_, extent) in box.items()}
             busy = math.prod(_busiest(place, node, rank, extent) for rank, extent in issued.items())
             cycles.append((cut, math.ceil(busy / unit.lanes) * per_point))
@@ -214,7 +219,8 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
     cascade, name = place.cascade, storage(place.cascade, tensor)
     ranks = varying_ranks(cascade, tensor)
     idle = [i for i, loop in enumerate(place.nest.loops) if i >= depth and loop.rank not in ranks]
-    kinds = place.bytes(cascade.tensor[tensor].ranks, whole(cascade, tensor))
+    access = whole(cascade, tensor)
+    kinds = place.bytes(cascade.tensor[tensor].ranks, overflowing(place.workload, access), access)
     written, state = tensor in place.leaf, state_rank(cascade, tensor)
     carried = written and any(loop.rank == state for loop in place.nest.loops[:depth])
     readers = place.readers(tensor)
@@ -236,7 +242,7 @@ def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
     def moved(kind: str, access: Access, source: str, target: str, times: int) -> Transfer:
         used = rank_variables(access)
         copies = math.prod(n for rank, n in place.spatial(leaf, own) if rank not in used) if kind == "read" else 1
-        kinds = place.bytes(einsum.ranks, access, times)
+        kinds = place.bytes(einsum.ranks, place.cut(einsum), access, times)
         return Transfer(kind, storage(place.cascade, access.tensor), source, target, when, kinds, (name,), copies=copies)
 
     for access in dict.fromkeys(einsum.reads):

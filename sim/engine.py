@@ -111,7 +111,7 @@ class Engine:
         names = {r.name: i for i, r in enumerate(program.resources)}
         slots = {s.name: i for i, s in enumerate(program.slots)}
         self._resource = [-1 if t.resource is None else names[t.resource] for t in program.tasks]
-        self._acquires = [[slots[s] for s in t.acquires] for t in program.tasks]
+        self.acquires = [[slots[s] for s in t.acquires] for t in program.tasks]
         self._releases = [[slots[s] for s in t.releases] for t in program.tasks]
         self._deps = [_relative(t.deps, program) for t in program.tasks]
         self._orders = [r.order and [(program.position[t], s) for t, s in r.order] for r in program.resources]
@@ -169,6 +169,7 @@ class Engine:
         self.launched += 1
         if tile.left:
             self.open[tile.number] = self.by_index[tile.index] = tile
+        ready = []
         for k, state in enumerate(tile.state):
             if state == ABSENT:
                 continue
@@ -178,7 +179,8 @@ class Engine:
                 producer.waiters[a].append((tile, k))
                 tile.need[k] += 1
             if not tile.need[k]:
-                self._make_ready(tile, k)
+                ready.append((tile, k))
+        self._make_ready(ready)
         self.cursor.advance()
 
     def _unmet(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
@@ -195,12 +197,41 @@ class Engine:
                 found.append((producer, a))
         return found
 
-    def _make_ready(self, tile: Tile, k: int) -> None:
-        tile.state[k], tile.cached = READY, None
-        self._ready_count[k] += 1
-        r = self._resource[k]
-        if r < 0 or not self._orders[r]:
-            heapq.heappush(self._ready[k], tile.number)
+    def _make_ready(self, ready: list[tuple[Tile, int]]) -> None:
+        """Queue tasks that wait for no other. What takes no time, resource or slot ends at once, which may ready more."""
+        while ready:
+            tile, k = ready.pop()
+            r = self._resource[k]
+            if r < 0 and not tile.shape.ticks[k] and not self.acquires[k]:
+                self._record(tile, k, 0)
+                ready += self._finish(tile, k)
+                continue
+            tile.state[k], tile.cached = READY, None
+            self._ready_count[k] += 1
+            if r < 0 or not self._orders[r]:
+                heapq.heappush(self._ready[k], tile.number)
+
+    def _finish(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
+        """Mark a task as ended and give its slots back; what waited for nothing else."""
+        for s in self._releases[k]:
+            self.free[s] += 1
+        tile.state[k], tile.cached = DONE, None
+        tile.left -= 1
+        if not tile.left:
+            del self.open[tile.number], self.by_index[tile.index]
+        ready = []
+        for waiter, j in tile.waiters[k]:
+            waiter.need[j] -= 1
+            if not waiter.need[j]:
+                ready.append((waiter, j))
+        return ready
+
+    def _record(self, tile: Tile, k: int, ticks: int) -> None:
+        """Count one run of a task, from now on; trace it if its tile is among the first."""
+        self.counts[k][tile.shape.variant[k]] += 1
+        if tile.number < self._trace_tiles:
+            task, start = self.program.tasks[k], self.env.now + self.offset
+            self.spans.append(Span(task.resource, task.name, tile.index, start, start + ticks))
 
     def _best(self) -> tuple[int, int] | None:
         """(tile number, task) to grant next: the least of those that are ready and find resource and slots free."""
@@ -219,7 +250,7 @@ class Engine:
         return best
 
     def _slots_free(self, k: int) -> bool:
-        return all(self.free[s] for s in self._acquires[k])
+        return all(self.free[s] for s in self.acquires[k])
 
     def turn(self, r: int) -> tuple[int, int] | None:
         """The (tile number, task) that resource r's static order comes to next; None when nothing is left.
@@ -241,20 +272,17 @@ class Engine:
         tile, r = self.open[number], self._resource[k]
         if r < 0 or not self._orders[r]:
             heapq.heappop(self._ready[k])
-        for s in self._acquires[k]:
+        for s in self.acquires[k]:
             self.free[s] -= 1
         tile.state[k], tile.cached = RUNNING, None
         self._ready_count[k] -= 1
-        ticks, now = tile.shape.ticks[k], self.env.now
-        entry = number, k, now + ticks
+        ticks = tile.shape.ticks[k]
+        entry = number, k, self.env.now + ticks
         if r < 0:
             self.latent.append(entry)
         else:
             self.running[r] = entry
-        self.counts[k][tile.shape.variant[k]] += 1
-        if number < self._trace_tiles:
-            task, start = self.program.tasks[k], now + self.offset
-            self.spans.append(Span(task.resource, task.name, tile.index, start, start + ticks))
+        self._record(tile, k, ticks)
         self.env.timeout(ticks).callbacks.append(lambda _: self._end(tile, k, entry))
 
     def _end(self, tile: Tile, k: int, entry: tuple[int, int, int]) -> None:
@@ -263,16 +291,7 @@ class Engine:
             self.latent.remove(entry)
         else:
             self.running[r] = None
-        for s in self._releases[k]:
-            self.free[s] += 1
-        tile.state[k], tile.cached = DONE, None
-        for waiter, j in tile.waiters[k]:
-            waiter.need[j] -= 1
-            if not waiter.need[j]:
-                self._make_ready(waiter, j)
-        tile.left -= 1
-        if not tile.left:
-            del self.open[tile.number], self.by_index[tile.index]
+        self._make_ready(self._finish(tile, k))
         self._request_grant()
 
     def _account(self) -> None:
@@ -301,7 +320,7 @@ class Engine:
         unmet = self._unmet(tile, k)
         if unmet:
             return "dependency", self.program.tasks[unmet[0][1]].name
-        taken = (s for s in self._acquires[k] if not self.free[s])
+        taken = (s for s in self.acquires[k] if not self.free[s])
         return "slot", next((self.program.slots[s].name for s in taken), "")
 
     def _oldest(self, r: int) -> tuple[int, int] | None:

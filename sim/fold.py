@@ -8,6 +8,7 @@ extrapolated: the answer is the full run's, tick for tick and count for count. R
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Seen:
     tiles: int
     counts: list[list[int]]
     stalls: list[dict[Cause, int]]
+    free: list[int]
 
 
 class Recurrence:
@@ -59,7 +61,7 @@ class Recurrence:
             if len(seen) >= MEMORY:
                 seen.clear()
             seen[key] = _now(engine, index)
-        elif times := left // (index - then.index):
+        elif times := min(left // (index - then.index), _times_until_scarce(engine, then)):
             _skip(engine, d, then, times)
             seen.clear()
 
@@ -75,7 +77,8 @@ def run_full(program: Program, trace_tiles: int = 0) -> Run:
 
 
 def state(engine: Engine) -> Hashable:
-    """All that the future depends on, relative to the time, the tile number and the indices of the next launch."""
+    """All that the future depends on, relative to the time, the tile number and the indices of the next launch.
+    Of a slot with plenty left it does not say how many (`_times_until_scarce`)."""
     now, number, at = engine.env.now, engine.launched, engine.cursor.at
     tiles = []
     for tile in engine.open.values():
@@ -90,7 +93,8 @@ def state(engine: Engine) -> Hashable:
         if resource.order:
             engine.turn(r)  # passes over what does not exist, so that equal states are written alike
             turns.append((engine.turns[r][0] - number, engine.turns[r][1]))
-    return tuple(tiles), running, latent, tuple(engine.free), tuple(turns)
+    plenty = 2 * engine.program.window
+    return tuple(tiles), running, latent, tuple(min(n, plenty) for n in engine.free), tuple(turns)
 
 
 def _ends(engine: Engine):
@@ -105,7 +109,24 @@ def _now(engine: Engine, index: int) -> Seen:
         engine.launched + engine.skipped,
         [list(n) for n in engine.counts],
         [dict(s) for s in engine.stalls],
+        list(engine.free),
     )
+
+
+def _times_until_scarce(engine: Engine, then: Seen) -> int:
+    """For how many periods every plentiful slot stays so. A level above zero never decides anything, so that levels
+    may drift from period to period; even if all of a period's takings came first, none may reach zero."""
+    times = sys.maxsize
+    for s, (free, before) in enumerate(zip(engine.free, then.free, strict=True)):
+        if free == before:
+            continue
+        takers = (k for k, acquires in enumerate(engine.acquires) if s in acquires)
+        taken = sum(sum(engine.counts[k]) - sum(then.counts[k]) for k in takers)
+        if min(free, before) <= taken:
+            return 0
+        if free < before:
+            times = min(times, 1 + (free - taken - 1) // (before - free))
+    return times
 
 
 def _skip(engine: Engine, d: int, then: Seen, times: int) -> None:
@@ -117,6 +138,7 @@ def _skip(engine: Engine, d: int, then: Seen, times: int) -> None:
         counts[:] = [n + times * (n - b) for n, b in zip(counts, before, strict=True)]
     for stalls, before in zip(engine.stalls, then.stalls, strict=True):
         stalls.update({cause: n + times * (n - before.get(cause, 0)) for cause, n in stalls.items()})
+    engine.free[:] = [n + times * (n - b) for n, b in zip(engine.free, then.free, strict=True)]
     engine.cursor.at[d] += distance
     engine.by_index.clear()
     for tile in engine.open.values():

@@ -86,7 +86,7 @@ class Lowering:
             self._begin(transfer)
         for work in self.group.works:
             self._compute(work)
-        for hold, transfers in self._by_hold().items():
+        for hold, transfers in reversed(self._by_hold().items()):
             self._chain(hold, transfers)
         self._local_buffers()
         self._schedule()
@@ -131,63 +131,64 @@ class Lowering:
     # -- tasks
 
     def _compute(self, work: Work) -> None:
-        """A leaf on its unit; its own accesses wait on a port's time where the port has a limit."""
+        """A leaf on its unit. Its own accesses are tasks before and after it where a port limits them."""
         name = self.work_names[id(work)]
         deps = [dep for access in dict.fromkeys(work.einsum.reads) for dep in self._producers(access)]
-        mine = [t for t in self.group.transfers if t.kind in ("read", "write") and t.einsums == (work.name,)]
         first = name == self._of(work.name)[0]
-        for n, transfer in enumerate(mine if first else ()):
-            if transfer.kind == "read" and self._limits(transfer):
-                deps += map(Dep, self._move(transfer, tuple(deps), f"{transfer.name} for {name} {n}"))
-        free = [t for t in mine if first and not self._limits(t)]
-        self.tasks.add(self._task(name, work.unit.name, work.cycles, 1 / work.unit.clock_hz,
-                                  tuple(deps), work.when, self._amounts(work, free)))
-        for n, transfer in enumerate(mine if first else ()):
-            if transfer.kind == "write" and self._limits(transfer):
-                self._move(transfer, tuple(map(Dep, self._of(work.name))), f"{transfer.name} {n}")
+        mine = [t for t in self.group.transfers if first and t.kind in ("read", "write") and t.einsums == (work.name,)]
+        limited = [(f"{t.name} {n}", t) for n, t in enumerate(mine) if self._limits(t)]
+        for label, transfer in limited:
+            if transfer.kind == "read":
+                deps += map(Dep, self._move(transfer, tuple(deps), label))
+        amounts = [(f"operations|{work.name}||{work.unit.name}|{c}", _times(work.points, n))
+                   for c, n in work.classes.items()]
+        amounts += [amount for t in mine if not self._limits(t) for amount in _bytes(t)]
+        busy = f"busy|{work.name}||{work.unit.name}|"
+        self.tasks.add(self._task(name, work.unit.name, busy, work.cycles, 1 / work.unit.clock_hz, amounts,
+                                  deps=tuple(deps), when=self._when(work.when)))
+        for label, transfer in limited:
+            if transfer.kind == "write":
+                self._move(transfer, tuple(map(Dep, self._of(work.name))), label)
 
-    def _amounts(self, work: Work, transfers: Sequence[Transfer]) -> dict[str, Variants]:
-        amounts = {"points": work.points}
-        for transfer in transfers:
-            amounts |= _bytes(transfer)
-        return amounts
+    def _task(self, name: str, resource: str | None, busy: str, kinds: Variants, unit_s: float,
+              amounts: Sequence[tuple[str, Variants]], **fields) -> Task:
+        """A task of `kinds` times `unit_s` seconds, counted as `busy` ticks; amounts with the same conditions."""
+        rows = []
+        for i, (cut, value) in enumerate(kinds):
+            if any(other[i][0] != cut for _, other in amounts):
+                raise AssertionError(f"{name}: an amount has other conditions than the duration")
+            ticks, counters = self._ticks(value * unit_s), {busy: 0}
+            for counter, other in amounts:
+                counters[counter] = counters.get(counter, 0) + other[i][1]
+            counters[busy] = ticks
+            rows.append((self._when(cut), ticks, tuple(counters.items()) if resource else tuple(counters.items())[1:]))
+        variants = tuple(Variant(*row) for row in rows[:-1])
+        return Task(name, resource, rows[-1][1], variants=variants, counters=rows[-1][2], **fields)
 
-    def _task(self, name: str, resource: str | None, kinds: Variants, unit_s: float, deps: tuple[Dep, ...],
-              when: facts.When, amounts: dict[str, Variants]) -> Task:
-        """A task of `kinds` times `unit_s` seconds; the counters' kinds stand under the same conditions."""
-        for other in amounts.values():
-            if [c for c, _ in other] != [c for c, _ in kinds]:
-                raise AssertionError(f"{name}: amounts under other conditions than the durations")
-        rows = [(cut, self._ticks(value * unit_s), tuple((a, v[i][1]) for a, v in amounts.items()))
-                for i, (cut, value) in enumerate(kinds)]
-        variants = tuple(Variant(self._when(cut), ticks, counters) for cut, ticks, counters in rows[:-1])
-        return Task(name, resource, rows[-1][1], deps, self._when(when), variants, counters=rows[-1][2])
-
-    def _limits(self, transfer: Transfer) -> list[tuple[str, float]]:
-        """(resource, seconds per byte) of each port that the transfer occupies and that has a bandwidth."""
+    def _limits(self, transfer: Transfer) -> list[tuple[str, str, float]]:
+        """(resource, place|detail, seconds per byte) of each port that the transfer uses and that has a bandwidth."""
         found = []
         for place, detail, copies in ((transfer.source, "read", 1), (transfer.target, "write", transfer.copies)):
             memory = next((m for m in self.machine.memories if m.name == place), None)
             bandwidth = memory and port_bytes_per_s(memory, detail)
             if memory and bandwidth:
-                found.append((place if memory.shared_port else f"{place} {detail}", copies / bandwidth))
+                port = place if memory.shared_port else f"{place} {detail}"
+                found.append((port, f"{place}|{detail}", copies / bandwidth))
         return found
 
     def _move(self, transfer: Transfer, deps: tuple[Dep, ...], name: str, acquires: tuple[str, ...] = ()) -> list[str]:
         """The tasks of a transfer: its bytes on each limited port at once, then the memory's latency."""
-        ends = []
-        limits = self._limits(transfer) or [(None, 0.0)]
-        for i, (port, per_byte) in enumerate(limits):
+        ends, when = [], self._when(transfer.when)
+        for i, (port, place, per_byte) in enumerate(self._limits(transfer) or [(None, "|", 0.0)]):
             if port:
                 self.ports[port] = None
-            amounts = _bytes(transfer) if i == 0 else {}
-            task = self._task(name if i == 0 else f"{name} at {port}", port, transfer.nbytes, per_byte, deps,
-                              transfer.when, amounts)
-            ends.append(self.tasks.add(replace(task, acquires=acquires if i == 0 else ())))
+            task = self._task(f"{name} at {port}" if i else name, port, f"busy|{_writer(transfer)}|{transfer.tensor}|{place}",
+                              transfer.nbytes, per_byte, () if i else _bytes(transfer), deps=deps, when=when,
+                              acquires=() if i else acquires)
+            ends.append(self.tasks.add(task))
         latency = sum(m.latency_s for m in self.machine.memories if m.name == transfer.source)
         if latency:
-            wait = Task(f"{name} latency", None, self._ticks(latency), tuple(map(Dep, ends)), self._when(transfer.when))
-            ends = [self.tasks.add(wait)]
+            ends = [self.tasks.add(Task(f"{name} latency", None, self._ticks(latency), tuple(map(Dep, ends)), when))]
         return ends
 
     # -- dependencies between leaves
@@ -272,9 +273,10 @@ class Lowering:
             begin = Task(f"allocate {slot}", None, 0, (), tuple(When(n, "first") for n in loops), acquires=(slot,))
             self._have(replace(drain, target=place), [Dep(self.tasks.add(begin))])
         users = [task for t in transfers for einsum in t.einsums for task in self._of(einsum)]
+        users += [t.name for t in self._held("fill") if t.tensor == first.tensor and t.source == place]
+        users += [t.name for t in self._held("drain") if t.tensor == first.tensor and t.target == place]
         for task in dict.fromkeys(users):
             self.tasks.wait(task, Dep(have))
-        users += [t.name for t in self._held("fill") if t.tensor == first.tensor and t.source == place]
         chain = tuple(Dep(used, carried=((name, 1),)) for name in loops)
         self.tasks.add(Task(used, None, 0, (*map(Dep, dict.fromkeys((have, *users))), *chain)))
         ends = self._move(drain, (Dep(used),), drain.name) if drain else [used]
@@ -293,7 +295,7 @@ class Lowering:
                 made = self._of(hold.tensor)
                 inner = loop == self.nest.loops[-1].source
                 state = state_rank(self.workload.cascade, hold.tensor)
-                if hold in moved or not made or state or not inner or hold.along or hold.deep >= self.window:
+                if hold in moved or not made or state or not inner or hold.along or hold.deep >= self._open:
                     continue
                 readers = [self.work_names[id(w)] for w in self.group.works
                            if any(a.tensor == hold.tensor for a in w.einsum.reads)]
@@ -307,7 +309,13 @@ class Lowering:
     # -- schedule
 
     @property
+    def _open(self) -> int:
+        """Tiles that may compute at once."""
+        return self.parent.open if isinstance(self.parent, Pipe) else 1
+
+    @property
     def window(self) -> int:
+        """Tiles launched and not ended: those that compute, and those for which transfers run ahead."""
         match self.parent:
             case Pipe(_, open_, ahead):
                 return open_ + ahead
@@ -317,9 +325,8 @@ class Lowering:
     def _schedule(self) -> None:
         """Pipe.open as a slot, sequences as chains, phases as barriers."""
         names = [self.work_names[id(w)] for w in self.group.works]
-        open_ = self.parent.open if isinstance(self.parent, Pipe) else 1
-        if open_ < self.window:
-            self.tasks.slots.append(Slot(OPEN, open_))
+        if self._open < self.window:
+            self.tasks.slots.append(Slot(OPEN, self._open))
             gate = self.tasks.add(Task("open tile", None, 0, acquires=(OPEN,)))
             for name in names:
                 self.tasks.wait(name, Dep(gate))
@@ -358,8 +365,17 @@ class Lowering:
             yield Resource(unit, tuple(order) or None)
 
 
-def _bytes(transfer: Transfer) -> dict[str, Variants]:
-    """Bytes read at the source and written at the target, as counters by (place, detail, tensor)."""
-    written = tuple((when, n * transfer.copies) for when, n in transfer.nbytes)
-    return {f"read|{transfer.source}|{transfer.tensor}": transfer.nbytes,
-            f"write|{transfer.target}|{transfer.tensor}": written}
+def _writer(transfer: Transfer) -> str:
+    """The Einsum that a leaf's own access counts for; empty for what a hold implies."""
+    return transfer.einsums[0] if transfer.kind in ("read", "write") else ""
+
+
+def _bytes(transfer: Transfer) -> list[tuple[str, Variants]]:
+    """Bytes read at the source and written at the target, as counters named by the key of their row."""
+    key = f"bytes|{_writer(transfer)}|{transfer.tensor}"
+    return [(f"{key}|{transfer.source}|read", transfer.nbytes),
+            (f"{key}|{transfer.target}|write", _times(transfer.nbytes, transfer.copies))]
+
+
+def _times(kinds: Variants, factor: float) -> Variants:
+    return tuple((when, value * factor) for when, value in kinds)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from einsum.problems import InputError, Problem
 from mapper.result import QUANTITIES, Result, Row
 from studies import report
 from studies.cli.inputs import load
@@ -36,15 +37,19 @@ def results(
 ) -> tuple[Result, Result]:
     """The closed-form and the simulated result, stamped; InputError with the problems of the inputs."""
     from mapper.cost import cost
+    from sim.engine import Deadlock
     from sim.run import simulate
 
     cascade, machine, mapping, workload = load(cascade_name, machine_name, mapping_name, sizes)
     closed = cost(mapping, workload, machine)
-    if trace:
-        with report.whole_file(trace) as path:
-            simulated = simulate(mapping, workload, machine, trace=path)
-    else:
-        simulated = simulate(mapping, workload, machine)
+    try:
+        if trace:
+            with report.whole_file(trace) as path:
+                simulated = simulate(mapping, workload, machine, trace=path)
+        else:
+            simulated = simulate(mapping, workload, machine)
+    except Deadlock as error:
+        raise InputError(Problem(f"this schedule cannot proceed: {error}", path=mapping.name)) from error
     inputs = (cascade, machine, mapping, sizes)
     return closed.with_provenance(*inputs), simulated.with_provenance(*inputs)
 

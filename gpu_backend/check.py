@@ -1,0 +1,119 @@
+"""Check one generated kernel three ways: its values, its counts, and that it compiles (`stepfall gpu check NAME`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import numpy as np
+
+from arch.machine import Machine
+from einsum import oracle
+from einsum.cascade import Workload
+from einsum.library import load as load_cascade
+from einsum.problems import InputError, Problem
+from gpu_backend.compare import differences, expected, seen
+from gpu_backend.emit import emit
+from gpu_backend.kernel import Kernel
+from mapper.cost import cost
+from mapper.library import bound, make
+from mapper.mapping import Mapping
+from mapper.result import Result
+
+SIZES = {"B": 1, "H": 2, "P": 256, "M": 256, "E": 64, "F": 64}
+MACHINE, MAPPING = "h100", "flash-attention"
+# Largest error over largest value. Two roundings to the element type bound it (the probabilities before the second
+# product, the result), 2**-8 each in bf16; twice that leaves room for exp2 and fp32 sums.
+TOLERANCE = {"bf16": 4 * 2**-8, "fp16": 4 * 2**-11, "tf32": 4 * 2**-11, "fp32": 1e-5}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one kernel's checks found. `error` is relative to the largest value of the oracle's output."""
+
+    kernel: Kernel
+    error: float
+    tolerance: float
+    counted: Result
+    closed: Result
+    differences: tuple[str, ...]
+    compared: int  # quantities
+    compiled: Result
+
+    @property
+    def passed(self) -> bool:
+        """Values within tolerance and every count equal; what the compiler made is reported, not judged."""
+        return self.error <= self.tolerance and not self.differences
+
+    def __str__(self) -> str:
+        c = self.compiled
+        macs = c.value("operations", place="main loop", detail="mac")
+        lines = [
+            f"kernel    {self.kernel.name}, {self.kernel.grid[0]} programs",
+            f"values    {'ok' if self.error <= self.tolerance else 'WRONG'}: largest error {self.error:.1e} of the largest "
+            f"value, allowed {self.tolerance:.1e}",
+            f"counts    {f'WRONG: {len(self.differences)}' if self.differences else f'ok: all {self.compared} quantities equal'}"
+            f"{' differ' if self.differences else ' the closed form'}",
+            *(f"          {line}" for line in self.differences),
+            f"compiled  for {c.config['target']}: {c.value('registers'):.0f} registers, {c.value('footprint'):.0f} B of shared "
+            f"memory, {c.total('spills'):.0f} B spilled, {macs:.0f} matrix MACs an iteration",
+            *(f"          note: {note}" for note in c.notes),
+        ]
+        return "\n".join(lines)
+
+
+def require_triton() -> None:
+    """InputError that says what to install, where Triton is missing."""
+    if find_spec("triton") is None:
+        raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))
+
+
+def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> Verdict:
+    """Check the kernel of a library cascade under FlashAttention's mapping on the H100.
+
+    `sizes` override the defaults; `dtype` is the element type of inputs and outputs. InputError for what is unknown,
+    cannot be generated, or needs Triton where it is not installed.
+    """
+    require_triton()
+    from arch.read import load as load_machine
+
+    cascade, machine = load_cascade(name), load_machine(MACHINE)
+    chosen = SIZES | dict(sizes or {})
+    mapping, _ = make(MAPPING, cascade, machine, chosen)
+    outer = {t: dtype for t in (*cascade.inputs, *cascade.outputs)}
+    mapping = replace(mapping, dtypes=tuple((dict(mapping.dtypes) | outer).items()))
+    return check_kernel(bound(mapping, cascade, chosen), mapping, machine)
+
+
+def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: int = 0) -> Verdict:
+    """Generate the kernel of a mapping on a machine and check it on random inputs."""
+    require_triton()
+    from gpu_backend.count import count
+    from gpu_backend.static import profile
+
+    kernel = emit(workload, mapping)
+    inputs, exact = oracle_case(workload, seed)
+    outputs, counted = count(kernel, inputs, machine.root.name)
+    error = max(relative_error(outputs[name], exact[name]) for name in workload.cascade.outputs)
+    tolerance = max(TOLERANCE[a.dtype] for a in kernel.arguments)
+    closed = cost(mapping, workload, machine)
+    found = differences(closed, counted, workload, machine.root.name)
+    compared = len({*expected(closed, workload, machine.root.name), *seen(counted)})
+    return Verdict(kernel, error, tolerance, counted, closed, found, compared, profile(kernel))
+
+
+def oracle_case(workload: Workload, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Random inputs, rounded to their element types, and the float64 oracle's value of every tensor."""
+    from gpu_backend.interpret import stored, values
+
+    drawn = oracle.random_inputs(workload, seed)
+    inputs = {n: values(stored(x, workload.dtypes[n]), workload.dtypes[n]) for n, x in drawn.items()}
+    return inputs, oracle.run(workload, inputs)
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    """Largest absolute difference over the largest magnitude; infinite if anything found is not a number."""
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - exact).max() / np.abs(exact).max())

@@ -1,0 +1,124 @@
+"""Read disassembled NVIDIA machine code (SASS): instructions, natural loops, instruction mix, matrix FLOPs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import networkx as nx
+
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Za-z0-9_.]*)\s*([^;]*);")
+_LABEL = re.compile(r"^\s*(\.L_x?_?\w+):")
+_SPIN_WAIT = 6  # a loop of at most so many instructions waits for a barrier and computes nothing
+
+MIX = {  # class -> pattern of opcodes; the first that matches
+    "HGMMA": r"HGMMA", "HMMA": r"HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": r"MUFU", "FFMA": r"FFMA", "FMUL": r"FMUL",
+    "FADD": r"FADD", "FMNMX": r"FMNMX", "FSETP/FSEL": r"FS(ETP|EL)", "F2F": r"F2F", "UTMALDG": r"UTMALDG",
+    "LDGSTS": r"LDGSTS", "LDG": r"LDG(?!DEPBAR)", "STG": r"STG", "LDS/LDSM": r"LDS", "STS/STSM": r"STS", "LDL": r"LDL", "STL": r"STL",
+    "SHFL": r"SHFL", "barrier": r"(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)", "branch": r"(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    predicate: str
+    opcode: str
+    operands: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kernel's instructions, and its natural loops as sorted instruction numbers, largest first."""
+
+    instructions: tuple[Instruction, ...]
+    loops: tuple[tuple[int, ...], ...]
+
+    def loop(self, number: int) -> tuple[Instruction, ...]:
+        return tuple(self.instructions[i] for i in self.loops[number])
+
+    @property
+    def main_loop(self) -> tuple[Instruction, ...]:
+        """The innermost loop with the most matrix work; without any, the longest innermost loop; () without a loop."""
+        inner = [x for x in self.loops if not any(set(y) < set(x) for y in self.loops)]
+        bodies = [tuple(self.instructions[i] for i in indices) for indices in inner]
+        return max(bodies, key=lambda body: (matrix_flops(body, 4), len(body)), default=())
+
+
+def parse(text: str) -> Code:
+    """Code from nvdisasm's text. Loops are found by dominators: a backward branch alone may be a spin-wait."""
+    instructions: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = len(instructions)
+        elif found := _INSTRUCTION.match(line):
+            instructions.append(Instruction(found[2] or "", found[3], found[4]))
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(len(instructions)))
+    for i in range(len(instructions)):
+        graph.add_edges_from((i, j) for j in _successors(instructions, labels, i))
+    loops = [x for x in _natural_loops(graph) if len(x) > _SPIN_WAIT]
+    return Code(tuple(instructions), tuple(sorted(loops, key=lambda x: (-len(x), x))))
+
+
+def _successors(instructions: list[Instruction], labels: dict[str, int], i: int) -> list[int]:
+    instruction = instructions[i]
+    root = instruction.opcode.split(".")[0]
+    # `@P0 BRA x` and `BRA P0, x` are both conditional
+    conditional = bool(instruction.predicate) or bool(re.match(r"^!?U?P\d+,", instruction.operands))
+    following = [i + 1] if i + 1 < len(instructions) else []
+    if root in ("BRA", "JMP", "BRX", "BRXU", "JMX"):
+        targets = [labels[t] for t in re.findall(r"(\.L\w+)", instruction.operands) if t in labels]
+        indirect = root not in ("BRA", "JMP") and not targets
+        return targets + (following if conditional or indirect or ".DIV" in instruction.opcode else [])
+    if root in ("EXIT", "RET", "KILL"):
+        return following if conditional else []
+    return following
+
+
+def _natural_loops(graph: nx.DiGraph) -> list[tuple[int, ...]]:
+    """Bodies of the back edges' loops, those with the same header merged."""
+    if not graph:
+        return []
+    reached = graph.subgraph({0} | nx.descendants(graph, 0))
+    dominator = {node: above for node, above in nx.immediate_dominators(reached, 0).items() if above is not None}
+    bodies: dict[int, set[int]] = {}
+    for tail, header in sorted(reached.edges):
+        if header != tail + 1 and _dominates(dominator, header, tail):
+            body, waiting = {header, tail}, [tail]
+            while waiting:
+                node = waiting.pop()
+                fresh = [] if node == header else [p for p in reached.predecessors(node) if p not in body]
+                body.update(fresh)
+                waiting += fresh
+            bodies.setdefault(header, set()).update(body)
+    return [tuple(sorted(body)) for _, body in sorted(bodies.items())]
+
+
+def _dominates(dominator: dict[int, int], header: int, node: int) -> bool:
+    while node != header and dominator.get(node, node) != node:
+        node = dominator[node]
+    return node == header
+
+
+def mix(instructions: tuple[Instruction, ...]) -> dict[str, int]:
+    """Instructions by class of MIX; the others are `other`."""
+    counted = Counter(
+        next((name for name, pattern in MIX.items() if re.match(f"U?{pattern}", x.opcode)), "other") for x in instructions
+    )
+    return dict(sorted(counted.items()))
+
+
+def matrix_flops(instructions: tuple[Instruction, ...], warps: int) -> int:
+    """Floating-point operations of the matrix instructions as a block of `warps` executes them.
+
+    HGMMA states the shape that a warpgroup (4 warps) computes, HMMA a warp's m16n8k<K> as 168<K>.
+    """
+    total = 0
+    for instruction in instructions:
+        if shape := re.match(r"HGMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", instruction.opcode):
+            total += 2 * int(shape[1]) * int(shape[2]) * int(shape[3]) * warps // 4
+        elif shape := re.match(r"HMMA\.168(\d+)", instruction.opcode):
+            total += 2 * 16 * 8 * int(shape[1]) * warps
+    return total
