@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHONS := $(PYTHON) python3.12 python3.11 python3
+PYTHONS := $(strip $(PYTHON) python3.12 python3.11 python3)
 SOURCES := stepfall.py einsum arch mapper sim gpu_backend studies tests benchmarks
 OUT ?= out
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib

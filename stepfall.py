@@ -48,6 +48,7 @@ _SOURCE_OF = {  # name -> module:attribute
     "show_machine": "arch.show:show",
     # who does what, when, where the data stays, and what that costs
     "Mapping": "mapper.mapping:Mapping",
+    "Provenance": "mapper.result:Provenance",
     "Result": "mapper.result:Result",
     "check_mapping": "mapper.check:check",
     "cost": "mapper.cost:cost",

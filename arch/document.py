@@ -1,4 +1,4 @@
-"""YAML with places: every user file becomes plain data whose every key knows its line, checked against a pydantic model.
+"""YAML with places: a user file becomes plain data whose every key knows its line, checked against a pydantic model.
 
 All problems of a file are reported at once, as `file:line: path: what (got x); did you mean y?`. Machine, mapping and
 study files are all read here; pydantic and ruamel stay at this boundary.
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, ForwardRef, TypeVar, Union, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -50,18 +50,15 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=Strict)
 
 
-def one_of(**models: str) -> Any:
-    """Annotated union of models, told apart by which of the keys (`memory=...`, `unit=...`) the mapping has."""
-
-    named = {key.rstrip("_"): model for key, model in models.items()}  # `for_` is the key `for`
+def told_apart_by(**models: str) -> Discriminator:
+    """Discriminator of a union: the key that a mapping has (`unit=...`; `for_` is the key `for`) names its model."""
+    named = {key.rstrip("_"): model for key, model in models.items()}
+    keys = ", ".join(named)
 
     def kind(data: Any) -> str | None:
         return next((named[key] for key in named if isinstance(data, dict) and key in data), None)
 
-    members = [Annotated[ForwardRef(name), Tag(name)] for name in named.values()]
-    keys = ", ".join(named)
-    what = {"custom_error_message": f"needs one of the keys {keys}", "custom_error_context": {"keys": keys}}
-    return Annotated[Union[tuple(members)], Discriminator(kind, custom_error_type="no_kind", **what)]  # noqa: UP007
+    return Discriminator(kind, "no_kind", f"needs one of the keys {keys}", {"keys": keys})
 
 
 @dataclass
@@ -85,9 +82,10 @@ class Document:
 
     def path(self, place: Place) -> str:
         """`root.buffer.capacity`: list items go by their name (the value of their first key) when they have one."""
-        names, data = [], self.data
+        names: list[str] = []
+        data: Any = self.data
         for step in place:
-            data = data[step] if _holds(data, step) else None
+            data = data[step] if _holds(data, step) else None  # a key that is missing has no data
             if isinstance(step, str):
                 names.append(step)
             elif isinstance(data, dict) and isinstance(first := next(iter(data.values()), None), str):
@@ -120,7 +118,8 @@ def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:
     try:
         found = model.model_validate(document.data)
     except ValidationError as error:
-        document.problems += [_problem(document, model, e) for e in error.errors(include_url=False)]
+        problems = [_problem(document, model, e) for e in error.errors(include_url=False)]
+        raise InputError([*document.problems, *problems]) from None
     if document.problems:
         raise InputError(document.problems)
     return found, document
@@ -273,7 +272,7 @@ def render(data: dict[str, Any], block: frozenset[str] = frozenset()) -> str:
 def _styled(data: Any, block: frozenset[str], indent: int, used: int) -> Any:
     """The data for ruamel: `used` columns of the line are taken before it, `indent` by the lines below it."""
     if isinstance(data, str):
-        return LiteralScalarString(data + "\n") if "\n" in data else data
+        return LiteralScalarString(data) if "\n" in data else data
     if not isinstance(data, dict | list | tuple):
         return data
     flow = used + len(str(data)) <= WIDTH and not _has_block(data, block)

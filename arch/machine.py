@@ -34,7 +34,7 @@ class OpCost:
 
 @dataclass(frozen=True)
 class Unit:
-    """A functional unit, one per instance of the arrays above it. `lanes` operations start each cycle at one cycle each.
+    """A functional unit, one per instance of the arrays above it. `lanes` one-cycle operations start each cycle.
 
     `ops` says what one operation of a class costs. `expands` rewrites a class that the unit has no hardware for
     into others, such as exp -> 6 mac. `drain_s` is the pure latency until the last result has left the array.

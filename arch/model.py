@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints, Tag
+from pydantic_core import PydanticCustomError, core_schema
 
 from arch import units
-from arch.document import Document, Place, Strict, one_of
-from arch.machine import Array, Axis, Link, Machine, Memory, OpCost, Unit
-from arch.machine import Node as MachineNode
+from arch.document import Document, Place, Strict, told_apart_by
+from arch.machine import Array, Axis, Link, Machine, Memory, Node as MachineNode, OpCost, Unit
 from einsum.problems import suggest
 
 UNLIMITED = "unlimited"
+LARGEST = 1e15  # of a plain number: below it every whole number is exact
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -45,53 +45,70 @@ def _split(given: Any) -> tuple[Any, str | None]:
     return given["value"], given.get("source")
 
 
-def _sourced(value_schema: dict[str, Any]) -> WithJsonSchema:
-    both = {"value": value_schema, "source": {"type": "string"}}
-    pair = {"type": "object", "properties": both, "required": ["value"], "additionalProperties": False}
-    return WithJsonSchema({"anyOf": [value_schema, pair]})
+class _Sourced:
+    """Metadata of an annotated `Number`: how pydantic reads it, with or without its source, and its JSON schema."""
+
+    schema: dict[str, Any]
+
+    def read(self, given: Any) -> Number:
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        both = {"value": self.schema, "source": {"type": "string"}}
+        pair = {"type": "object", "properties": both, "required": ["value"], "additionalProperties": False}
+        return {"anyOf": [self.schema, pair]}
 
 
-def _quantity(*dimensions: str, unlimited: bool = False) -> Any:
-    """Annotated type of a quantity of one of `dimensions`, read into SI."""
+class _Quantity(_Sourced):
+    """A quantity of one of `dimensions`, read into SI."""
 
-    def read(given: Any) -> Number:
+    def __init__(self, *dimensions: str, unlimited: bool = False) -> None:
+        self.dimensions, self.unlimited = dimensions, unlimited
+        examples = [units.EXAMPLES[d] for d in dimensions] + [UNLIMITED] * unlimited
+        self.schema = {"type": "string", "description": " or ".join(dimensions), "examples": examples}
+
+    def read(self, given: Any) -> Number:
         text, source = _split(given)
-        if unlimited and text == UNLIMITED:
-            return Number(None, dimensions[0], source)
+        if self.unlimited and text == UNLIMITED:
+            return Number(None, self.dimensions[0], source)
         try:
-            value, dimension = units.parse(text, *dimensions)
+            value, dimension = units.parse(text, *self.dimensions)
         except units.UnitError as error:
             raise _error(error.what, error.hint) from None
         return Number(value, dimension, source)
 
-    examples = [units.EXAMPLES[d] for d in dimensions] + [UNLIMITED] * unlimited
-    schema = {"type": "string", "description": " or ".join(dimensions), "examples": examples}
-    return Annotated[Number, PlainValidator(read), _sourced(schema)]
 
+class _Plain(_Sourced):
+    """A positive number without a unit."""
 
-def _count(whole: bool) -> Any:
-    """Annotated type of a plain positive number."""
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
+        self.schema = {"type": "integer", "minimum": 1} if whole else {"type": "number", "exclusiveMinimum": 0}
 
-    def read(given: Any) -> Number:
+    def read(self, given: Any) -> Number:
         value, source = _split(given)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 < value < 1e15:
-            raise _error(f"expected a positive {'whole ' if whole else ''}number")
+        numeric = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        if not numeric or not 0 < value < LARGEST:
+            raise _error(f"expected a positive {'whole ' if self.whole else ''}number")
         return Number(value, "count", source)
 
-    schema = {"type": "integer", "minimum": 1} if whole else {"type": "number", "exclusiveMinimum": 0}
-    return Annotated[Number, PlainValidator(read), _sourced(schema)]
 
-
-Count, Rate = _count(whole=True), _count(whole=False)
-Size, SizeOrUnlimited = _quantity("size"), _quantity("size", unlimited=True)
-Bandwidth = _quantity("bandwidth", "bytes per cycle", unlimited=True)
-Time = _quantity("time", "cycles")
-Energy, AccessEnergy, EnergyPerByte = (
-    _quantity("energy"),
-    _quantity("energy", "energy per byte"),
-    _quantity("energy per byte"),
-)
-Area, Length, Power, Frequency = _quantity("area"), _quantity("length"), _quantity("power"), _quantity("frequency")
+Count = Annotated[Number, _Plain(whole=True)]
+Rate = Annotated[Number, _Plain(whole=False)]
+Size = Annotated[Number, _Quantity("size")]
+SizeOrUnlimited = Annotated[Number, _Quantity("size", unlimited=True)]
+Bandwidth = Annotated[Number, _Quantity("bandwidth", "bytes per cycle", unlimited=True)]
+Time = Annotated[Number, _Quantity("time", "cycles")]
+Energy = Annotated[Number, _Quantity("energy")]
+AccessEnergy = Annotated[Number, _Quantity("energy", "energy per byte")]
+EnergyPerByte = Annotated[Number, _Quantity("energy per byte")]
+Area = Annotated[Number, _Quantity("area")]
+Length = Annotated[Number, _Quantity("length")]
+Power = Annotated[Number, _Quantity("power")]
+Frequency = Annotated[Number, _Quantity("frequency")]
 
 
 class AxisModel(Strict):
@@ -119,12 +136,17 @@ class UnitModel(Strict):
     clock: Frequency | None = None
     lanes: Rate | None = None
     ops: dict[str, OpModel] = Field(min_length=1)
-    expands: dict[str, dict[str, Count]] = {}
+    expands: dict[str, dict[str, Count]] = Field(default_factory=dict)
     drain: Time | None = None
     area: Area | None = None
 
 
-NodeModel = one_of(memory="MemoryModel", array="ArrayModel", unit="UnitModel")
+NodeModel = Annotated[
+    Annotated["MemoryModel", Tag("MemoryModel")]
+    | Annotated["ArrayModel", Tag("ArrayModel")]
+    | Annotated["UnitModel", Tag("UnitModel")],
+    told_apart_by(memory="MemoryModel", array="ArrayModel", unit="UnitModel"),
+]
 
 
 class ArrayModel(Strict):
@@ -183,7 +205,7 @@ class MachineModel(Strict):
     static_power: Power | None = None
     power_cap: Power | None = None
     root: MemoryModel
-    links: list[LinkModel] = []
+    links: list[LinkModel] = Field(default_factory=list)
 
 
 @dataclass
@@ -209,24 +231,30 @@ class Builder:
         )
 
     def _number(
-        self, model: Strict, key: str, prefix: str, place: Place, clock: float, source: str | None = None, per: float = 1
+        self,
+        model: Strict,
+        key: str,
+        prefix: str,
+        place: Place,
+        clock: float,
+        source: str | None = None,
+        per: float = 1,
     ) -> Any:
-        """The SI value of a model's key (None: absent or unlimited); cycles take the clock, energy per byte `per` bytes."""
+        """The SI value of a key (None: absent or unlimited); cycles take the clock, energy per byte `per` bytes."""
         number: Number | None = getattr(model, key)
         if number is None:
             return None
-        source = number.source or getattr(model, "source", None) or source or ""
-        return self._note(number, f"{prefix}.{key}".lstrip("."), (*place, key), source, clock, per)
+        found = number.source or getattr(model, "source", None) or source or ""
+        return self._note(number, f"{prefix}.{key}".lstrip("."), (*place, key), str(found), clock, per)
 
     def _note(self, number: Number, path: str, place: Place, source: str, clock: float, per: float = 1) -> Any:
         self.places[path] = place
         if number.value is None:
             return None
         self.sources.append((path, source))
-        scale = {"cycles": 1 / clock if clock else 0, "bytes per cycle": clock, "energy per byte": per}
         if number.dimension == "cycles":
             return number.value / clock
-        return number.value * scale.get(number.dimension, 1)
+        return number.value * {"bytes per cycle": clock, "energy per byte": per}.get(number.dimension, 1)
 
     def _clock(self, model: Any, path: str, place: Place, clock: float) -> float:
         """The clock of a node: its own, else its parent's."""

@@ -1,1 +1,1 @@
-"""stepfall: what is computed: cascades of Einsums as text, checked, printed, bound to sizes and executed in numpy."""
+"""What stepfall computes: cascades of Einsums as text, checked, printed, bound to sizes, executed in numpy."""

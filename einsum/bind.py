@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from numbers import Integral
 
 from einsum.cascade import DTYPE_BITS, Apply, Cascade, Expr, Name, Num, Workload, walk
 from einsum.problems import InputError, Problem, suggest
@@ -56,16 +57,18 @@ def evaluate_size(expr: Expr, sizes: Mapping[str, int]) -> Fraction:
 def _given(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Problem]:
     path = f"sizes of {cascade.name}"
     defined = dict(cascade.sizes)
+    missing = [name for name in cascade.free_sizes if name not in sizes]
     unknown = [name for name in sizes if name not in cascade.free_sizes and name not in defined]
-    for name in cascade.free_sizes:
-        if name not in sizes:
-            yield Problem(f"missing size {name}", path=path, hint=suggest(name, unknown))
+    meant = {name: suggest(name, missing) for name in unknown}
+    for name in missing:
+        if name not in meant.values():
+            yield Problem(f"missing size {name}", path=path)
     for name, value in sizes.items():
         if name in defined:
             yield Problem(f"size {name} is defined by the cascade as {show_expr(defined[name])}", path=path)
         elif name in unknown:
-            yield Problem("unknown size", path=path, got=name, hint=suggest(name, cascade.free_sizes))
-        elif isinstance(value, bool) or value != int(value) or value < 1:
+            yield Problem("unknown size", path=path, got=name, hint=meant[name] or suggest(name, cascade.free_sizes))
+        elif not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             yield Problem(f"size {name} must be a positive whole number", path=path, got=str(value))
 
 

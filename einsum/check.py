@@ -142,18 +142,17 @@ class _Checker:
     def loops(self) -> Iterator[Problem]:
         """Einsums that feed each other carry one iterative rank, which all of them keep."""
         for component in filter(is_loop, components(self.cascade)):
+            rank = next(e.iterative for e in component if e.iterative)
             names = {e.name for e in component}
-            state = next(e for e in component if e.iterative)
-            for einsum in component:
-                rank = einsum.iterative or state.iterative
-                if rank != state.iterative or rank not in einsum.output_ranks:
-                    what = f"cycle {' -> '.join((*sorted(names), min(names)))}, but {einsum.name} does not step along"
-                    yield self.source.problem(einsum, f"{what} {state.iterative}", path=einsum.name)
-                    continue
-                for access in einsum.reads:
-                    if access.tensor in names and _step(access, self.cascade[access.tensor], rank) == "other":
-                        what = f"inside its cycle {access.tensor} is read at {rank} or an earlier coordinate only"
-                        yield self.source.problem(access, what, path=einsum.name)
+            astray = [e for e in component if (e.iterative or rank) != rank or rank not in e.output_ranks]
+            for einsum in astray:
+                cycle = " -> ".join((*sorted(names), min(names)))
+                what = f"cycle {cycle}, but {einsum.name} does not step along {rank}"
+                yield self.source.problem(einsum, what, path=einsum.name)
+            for einsum, access in ((e, a) for e in component for a in e.reads if not astray):
+                if access.tensor in names and _step(access, self.cascade[access.tensor], rank) == "other":
+                    what = f"inside its cycle {access.tensor} is read at {rank} or an earlier coordinate only"
+                    yield self.source.problem(access, what, path=einsum.name)
 
     def unused(self) -> Iterator[Problem]:
         read = {a.tensor for e in self.cascade.einsums for a in e.reads}
@@ -224,7 +223,8 @@ class _Statement:
         if access.tensor in tensors:
             yield from self._indices(access)
         elif access.tensor not in self.source.broken:
-            yield self.problem(access, "unknown tensor", access.tensor, suggest(access.tensor, tensors.keys() - {self.einsum.name}))
+            hint = suggest(access.tensor, tensors.keys() - {self.einsum.name})
+            yield self.problem(access, "unknown tensor", access.tensor, hint)
         for index in access.indices:
             yield from self._index(index)
 

@@ -108,9 +108,7 @@ def _count(expr: Expr, counts: Counter[str]) -> None:
 
 def _constant(expr: Expr) -> bool:
     """Made of numbers and sizes alone, so known before the cascade runs."""
-    return all(
-        isinstance(node, Num | Apply) or (isinstance(node, Name) and node.name.isupper()) for node in walk(expr)
-    )
+    return all(isinstance(node, Num | Apply) or (isinstance(node, Name) and node.name.isupper()) for node in walk(expr))
 
 
 def is_view(einsum: Einsum) -> bool:

@@ -30,9 +30,7 @@ class Points:
     exists: np.ndarray  # bool
 
 
-def run(
-    workload: Workload, inputs: Mapping[str, np.ndarray], dtype: DTypeLike = np.float64
-) -> dict[str, np.ndarray]:
+def run(workload: Workload, inputs: Mapping[str, np.ndarray], dtype: DTypeLike = np.float64) -> dict[str, np.ndarray]:
     """Value of every written tensor, in program order; points that do not exist are returned as 0.
 
     `inputs` holds an array for each input tensor, shaped like its ranks. A tensor with an iterative rank of extent N
@@ -178,12 +176,13 @@ class _Space:
         if not self.einsum.reduced:
             return Points(points.value, exists)
         reduction = REDUCE_OPS[self.einsum.reduce_op]
+        assert isinstance(reduction.function, np.ufunc), "a reduction is a ufunc with an identity"
         axes = tuple(range(len(self.einsum.output_ranks), len(self.einsum.ranks)))
         exists = np.broadcast_to(exists, self.shape)
         value = np.where(exists, points.value, self.dtype.type(reduction.identity))
         for axis in reversed(axes):
             value = reduction.function.reduce(value, axis=axis)
-        return Points(value.astype(self.dtype), np.any(exists, axis=axes, keepdims=False))
+        return Points(value.astype(self.dtype), np.logical_or.reduce(exists, axis=axes))
 
     def _sum_of_products(self) -> Points:
         """A sum of a product of anything: `np.einsum` on the factors, 0 where one does not exist."""
@@ -208,9 +207,6 @@ class _Space:
             axes = [axis for axis, extent in enumerate(array.shape) if extent > 1]
             operands += [array.reshape([array.shape[axis] for axis in axes]), axes]
             seen.update(axes)
-        for axis in range(kept, len(self.shape)):
-            if axis not in seen:
-                operands += [np.ones(self.shape[axis], arrays[0].dtype), [axis]]
         output = [axis for axis in range(kept) if axis in seen]
         total = np.einsum(*operands, output, optimize=True)
         return np.reshape(total, [self.shape[axis] if axis in seen else 1 for axis in range(kept)])
@@ -298,9 +294,6 @@ def _merge(op: str, args: list[Points]) -> Points:
     masks = [points.exists for points in args]
     if row.merge == INTERSECTION:
         return Points(row.function(*(points.value for points in args)), reduce(np.logical_and, masks))
-    values = [points.value if points.exists.all() else _filled(points, row.identity) for points in args]
+    assert row.identity is not None, "a union has an identity"
+    values = [p.value if p.exists.all() else np.where(p.exists, p.value, row.identity) for p in args]
     return Points(row.function(*values), reduce(np.logical_or, masks))
-
-
-def _filled(points: Points, identity: float | None) -> np.ndarray:
-    return np.where(points.exists, points.value, np.asarray(identity, points.value.dtype))

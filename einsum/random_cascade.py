@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Num, Tensor, rank_variables
-from einsum.ops import OPS, REDUCE_OPS
+from einsum.ops import REDUCE_OPS
 
 RANKS = ("i", "j", "k")
 BINARY = ("+", "-", "*", "/", "max", "min", "or", "lt", "ge")
@@ -104,14 +104,14 @@ class _Generator:
             return Apply(self.rng.choice(UNARY), (self._expr(ranks, depth - 1),))
         if self.rng.random() < 0.1:
             return Apply("select", (self._value(ranks), self._expr(ranks, depth - 1), Num(1)))
-        left, right = self._expr(ranks, depth - 1), self._leaf(ranks, depth - 1)
+        left = self._expr(ranks, depth - 1)
+        right = self._number(rank_variables(left)) if self.rng.random() < 0.2 else self._expr(ranks, depth - 1)
         args = (left, right) if self.rng.random() < 0.5 else (right, left)
         return Apply(self.rng.choice(BINARY), args)
 
-    def _leaf(self, ranks: tuple[str, ...], depth: int) -> Expr:
-        if self.rng.random() < 0.2:
-            return self.rng.choice((Num(2), Num(-1.5), Num(0.1), Name("W"), Name(ranks[0])))
-        return self._expr(ranks, depth)
+    def _number(self, bound: tuple[str, ...]) -> Expr:
+        """A constant, a size, or a coordinate of a rank that a tensor binds."""
+        return self.rng.choice((Num(2), Num(-1.5), Num(0.1), Name("W"), *map(Name, bound[:1])))
 
     def _value(self, ranks: tuple[str, ...]) -> Expr:
         """An access with an index for each rank of the tensor: the rank, shifted, gathered, or the final coordinate."""
@@ -120,13 +120,16 @@ class _Generator:
 
     def _index(self, rank: str) -> Expr:
         kinds = {
-            "shift": Apply(self.rng.choice("+-"), (Name(rank), Num(self.rng.randint(1, 2)))),
+            "shift": self._shifted(rank),
             "floor": Apply("//", (Name(rank), Num(2))),
             "wrap": Apply("%", (Name(rank), Name("W"))),
             "last": Apply("-", (Name(rank.upper()), Num(1))),
-            "gather": Access("PT", (Name("j"),)),
+            "gather": Access("PT", (self._shifted("j") if self.rng.random() < 0.5 else Name("j"),)),
         }
         return kinds[self.rng.choice(tuple(kinds))] if self.rng.random() < 0.25 else Name(rank)
+
+    def _shifted(self, rank: str) -> Expr:
+        return Apply(self.rng.choice("+-"), (Name(rank), Num(self.rng.randint(1, 2))))
 
     def _guards(self, ranks: list[str] | tuple[str, ...]) -> tuple[Guard, ...]:
         found = []
@@ -135,7 +138,9 @@ class _Generator:
             bound = Apply("+", (right, Num(self.rng.randint(0, 1)))) if self.rng.random() < 0.5 else Name("W")
             found.append(Guard(left, self.rng.choice(RELATIONS), bound))
         if "i" in ranks and self.rng.random() < 0.2:
-            found.append(Guard(Name(self.rng.choice(ranks)), "<", _access("LEN", ["i"])))
+            sides = [Name(self.rng.choice(ranks)), Access("LEN", (self.rng.choice((Name("i"), self._shifted("i"))),))]
+            self.rng.shuffle(sides)
+            found.append(Guard(sides[0], self.rng.choice(RELATIONS), sides[1]))
         if {"i", "k"} <= set(ranks) and self.rng.random() < 0.3:
             found.append(Guard(_access("MASK", ["i", "k"])))
         return tuple(found)

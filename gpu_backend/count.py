@@ -116,7 +116,7 @@ def _observed(tally: Tally) -> tuple[type[Builder], type[Reduction]]:
 
     class ObservedReduction(Reduction):
         def apply_impl(self, input):
-            result = super().apply_impl(input)
+            result = super().apply_impl(input)  # of all inputs the first is the one reduced
             first = result[0] if isinstance(result, list | tuple) else result
             tally.combines[tally.label()] += input[0].handle.data.size - first.handle.data.size
             return result

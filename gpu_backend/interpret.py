@@ -105,12 +105,20 @@ class Builder(InterpreterBuilder):
 
 
 class Reduction(ReduceOps):
-    """A reduction over fp32; one over bf16 is refused, since the stock one reduces bit patterns."""
+    """A reduction of bf16 values in fp32, rounded at its end."""
 
-    def apply_impl(self, input):  # the base class names it so
-        if any(_is_bf16(item.handle) for item in input):
-            raise TypeError("a reduction over bf16 values: cast them to tl.float32 first")
-        return super().apply_impl(input)
+    def apply_impl(self, input):
+        if not any(_is_bf16(x.handle) for x in input):
+            return super().apply_impl(input)
+        wide = tuple(self.to_tensor(_up(x.handle).data, tl.float32) if _is_bf16(x.handle) else x for x in input)
+        results = super().apply_impl(wide)
+        return [self._rounded(x) for x in (results if isinstance(results, list | tuple) else (results,))]
+
+    def _rounded(self, result):
+        if result.dtype != tl.float32:
+            return result
+        bits = narrow(result.handle.data)
+        return self.to_tensor(bits if result.type.is_block() else bits[0], tl.bfloat16)
 
 
 class _Launch(GridExecutor):

@@ -272,6 +272,10 @@ def _dot_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     if len(operands) != 2 or not all(isinstance(f, Access) for f in operands):
         yield _problem(einsum.name, "a sum of products has two tensors and constants as factors")
         return
+    origins = [source(made.workload, f).tensor for f in operands]
+    kinds = {made.workload.dtypes[t] for t in origins if t in made.workload.cascade.inputs}
+    if len(kinds) != 1:
+        yield _problem(einsum.name, "the factors of a matrix product have one element type, that of an input", sorted(kinds))
     sides = [made.axes(rank_variables(f)) for f in operands]
     shared = set(sides[0]) & set(sides[1])
     if shared != set(einsum.reduced) or any(len(side) != 2 for side in sides):

@@ -71,14 +71,15 @@ def _notes(result: Result) -> list[str]:
 
 
 def _assembled(compiled: CompiledKernel, folder: Path) -> tuple[int, dict[str, int]]:
-    """(registers a thread, spilled bytes a thread), which the assembler reports when asked."""
+    """(registers a thread, spilled bytes a thread), which the assembler reports when it is asked as Triton asks it."""
     from triton.backends.nvidia.compiler import get_ptxas
 
     text = compiled.asm["ptx"]
     (folder / "kernel.ptx").write_text(text)
     target = re.search(r"\.target (sm_\w+)", text)
     assert target, "PTX without a target"
-    command = [get_ptxas(CAPABILITY).path, "-v", f"--gpu-name={target[1]}", "kernel.ptx", "-o", "kernel.o"]
+    command = [get_ptxas(CAPABILITY).path, "-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={target[1]}",
+               "kernel.ptx", "-o", "kernel.o"]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)

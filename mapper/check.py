@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 from arch.machine import Machine
 from arch.units import brief
@@ -11,8 +10,9 @@ from einsum.cascade import DTYPE_BITS, Workload
 from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, suggest
 from mapper.legality import check_dataflow, check_holds, check_nest, check_order
-from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Move, Order, Phases, Pipe, Seq
-from mapper.sites import Report, Site, sites
+from mapper.mapping import Compute, Group, Loop, Mapping, Node, Order, Phases, Pipe, Seq
+from mapper.sites import At, Report, Site, holds, of_type, private, sites
+from mapper.uncosted import check_costed
 
 
 def check(mapping: Mapping, workload: Workload, machine: Machine) -> None:
@@ -21,176 +21,106 @@ def check(mapping: Mapping, workload: Workload, machine: Machine) -> None:
     Later rules assume the earlier ones, so they are tried in four rounds: names; what is not costed yet; legality;
     capacity.
     """
-    rounds = (_names, _not_costed, _legality, _capacity)
     every = tuple(sites(mapping))
-    for rule in rounds:
+    for rule in (_names, check_costed, _legality, _capacity):
         report = Report(mapping)
         rule(report, every, workload, machine)
         if report.problems:
             raise InputError(report.problems)
 
 
-def _names(report: Report, every: tuple[Site, ...], workload: Workload, machine: Machine) -> None:
+def _names(report: Report, every: tuple[Site[Node], ...], workload: Workload, machine: Machine) -> None:
     """4.2: everything that the mapping names exists."""
     _header(report, report.mapping, workload)
     _groups(report, report.mapping.groups)
     units = [u.name for u in machine.units]
-    for site in every:
-        match site.node:
-            case Loop():
-                _loop_names(report, site, site.node, workload, machine)
-            case Compute(einsum=name, unit=unit, loops=loops):
-                _known(report, site, "Einsum", name, [e.name for e in workload.cascade.einsums])
-                for each in unit.split("+"):
-                    _known(report, site, "unit", each, units)
-                for i, loop in enumerate(loops):
-                    inner = Site(loop, (*site.key, "loops", i), f"{site.path}.{','.join(loop.ranks)}", (), None, site.group)
-                    _loop_names(report, inner, loop, workload, machine)
-            case Pipe(schedule=schedule):
-                _schedule_names(report, site, schedule, units)
-    _coverage(report, every, workload)
-
-
-def _known(report: Report, site: Site, kind: str, name: str, options: Iterable[str]) -> None:
-    if name not in options:
-        report.add(site, f"unknown {kind}", got=name, hint=suggest(name, options))
+    for site in of_type(every, Loop):
+        _loop_names(report, site.at, site.node, workload, machine)
+    for leaf in of_type(every, Compute):
+        report.known(leaf.at, "Einsum", leaf.node.einsum, [e.name for e in workload.cascade.einsums])
+        for unit in leaf.node.unit.split("+"):
+            report.known(leaf.at, "unit", unit, units)
+        for at, loop in private(leaf):
+            _loop_names(report, at, loop, workload, machine)
+    for site in of_type(every, Pipe):
+        _schedule_names(report, site, units)
+    _coverage(report, of_type(every, Compute), workload)
 
 
 def _header(report: Report, mapping: Mapping, workload: Workload) -> None:
     for name, size in mapping.sizes:
-        if name not in workload.sizes:
-            report.add((), "unknown size", f"sizes.{name}", name, suggest(name, workload.sizes))
-        elif workload.sizes[name] != size:
-            report.add((), f"the workload has {workload.sizes[name]}", f"sizes.{name}", size)
+        at = ((), f"sizes.{name}")
+        report.known(at, "size", name, workload.sizes)
+        if workload.sizes.get(name, size) != size:
+            report.add(at, f"the workload has {workload.sizes[name]}", size)
     for tensor, dtype in mapping.dtypes:
-        if tensor != "*" and tensor not in workload.dtypes:
-            report.add((), "unknown tensor", f"dtypes.{tensor}", tensor, suggest(tensor, workload.dtypes))
-        if dtype not in DTYPE_BITS:
-            report.add((), "unknown type", f"dtypes.{tensor}", dtype, suggest(dtype, DTYPE_BITS))
+        at = ((), f"dtypes.{tensor}")
+        report.known(at, "tensor", tensor, ("*", *workload.dtypes))
+        report.known(at, "type", dtype, DTYPE_BITS)
 
 
 def _groups(report: Report, groups: tuple[Group, ...]) -> None:
     earlier: list[str] = []
     for i, group in enumerate(groups):
-        path = f"groups.{group.name}"
+        at = ((i,), f"groups.{group.name}")
         if group.name in earlier:
-            report.add((i,), "two groups have this name", path)
+            report.add(at, "two groups have this name")
         for name in group.after:
             if name not in earlier:
-                what = "runs after a group that does not stand before it"
-                report.add((i,), what, path, name, suggest(name, earlier))
+                report.add(at, "runs after a group that does not stand before it", name, suggest(name, earlier))
         earlier.append(group.name)
 
 
-def _loop_names(report: Report, site: Site, loop: Loop, workload: Workload, machine: Machine) -> None:
+def _loop_names(report: Report, at: At, loop: Loop, workload: Workload, machine: Machine) -> None:
     for rank in loop.ranks:
-        _known(report, site, "rank", rank, workload.cascade.ranks)
+        report.known(at, "rank", rank, workload.cascade.ranks)
     if len(loop.tile) != len(loop.ranks) or any(t < 1 for t in loop.tile):
-        report.add(site, "needs one positive tile size for each rank", got=loop.tile)
+        report.add(at, "needs one positive tile size for each rank", loop.tile)
     axes = [f"{array}.{axis.name}" for unit in machine.units for array, axis in machine.axes(unit.name)]
-    if loop.over is not None and loop.over != "device":
-        _known(report, site, "axis", loop.over, dict.fromkeys(axes))
-    for key, hold in site.holds:
-        at = Site(loop, key, f"{site.path}.hold {hold.tensor}", (), None, site.group)
-        _known(report, at, "tensor", hold.tensor, workload.cascade.tensor)
-        _known(report, at, "memory", hold.memory, [m.name for m in machine.memories])
+    if loop.over is not None:
+        report.known(at, "axis", loop.over, dict.fromkeys((*axes, "device")))
+    for inner, hold in holds(at, loop):
+        report.known(inner, "tensor", hold.tensor, workload.cascade.tensor)
+        report.known(inner, "memory", hold.memory, [m.name for m in machine.memories])
 
 
-def _schedule_names(report: Report, site: Site, schedule: object, units: list[str]) -> None:
+def _schedule_names(report: Report, site: Site[Pipe], units: list[str]) -> None:
     bound = [n.einsum for n in site.node.body if isinstance(n, Compute)]
-    match schedule:
+    match site.node.schedule:
         case Order(orders):
             for unit, leaves in orders:
-                _known(report, site, "unit", unit, units)
+                report.known(site.at, "unit", unit, units)
                 for leaf in leaves:
-                    _known(report, site, "leaf", leaf, bound)
+                    report.known(site.at, "leaf", leaf, bound)
         case Phases(phases):
             for phase in phases:
                 for leaf in phase.leaves:
-                    _known(report, site, "leaf", leaf, bound)
+                    report.known(site.at, "leaf", leaf, bound)
                 if phase.drain is not None:
-                    _known(report, site, "unit", phase.drain, units)
+                    report.known(site.at, "unit", phase.drain, units)
 
 
-def _coverage(report: Report, every: tuple[Site, ...], workload: Workload) -> None:
+def _coverage(report: Report, leaves: tuple[Site[Compute], ...], workload: Workload) -> None:
     """4.3: every Einsum but the views is computed by exactly one leaf."""
-    leaves = [site for site in every if isinstance(site.node, Compute)]
-    times = Counter(site.node.einsum for site in leaves)
     for einsum in workload.cascade.einsums:
+        own = [leaf for leaf in leaves if leaf.node.einsum == einsum.name]
         if is_view(einsum):
-            for site in (s for s in leaves if s.node.einsum == einsum.name):
-                report.add(site, f"{einsum.name} only renames {einsum.reads[0].tensor} and computes nothing: leave it out")
-        elif times[einsum.name] == 0:
-            report.add((0,), f"Einsum {einsum.name} is computed by no leaf", "groups")
-        elif times[einsum.name] > 1:
-            report.add(
-                [s for s in leaves if s.node.einsum == einsum.name][1],
-                f"Einsum {einsum.name} is computed by {times[einsum.name]} leaves",
-            )
+            what = f"{einsum.name} only renames {einsum.reads[0].tensor} and computes nothing: leave it out"
+            for leaf in own:
+                report.add(leaf.at, what)
+        elif not own:
+            report.add(((), "groups"), f"Einsum {einsum.name} is computed by no leaf")
+        elif len(own) > 1:
+            report.add(own[1].at, f"Einsum {einsum.name} is computed by {len(own)} leaves")
 
 
-def _not_costed(report: Report, every: tuple[Site, ...], workload: Workload, machine: Machine) -> None:
-    """4.13: fields that neither the closed form nor the simulator understands yet."""
-
-    def refuse(site: Site | tuple, what: str, path: str = "") -> None:
-        report.add(site, f"{what} not costed yet", path)
-
-    done: list[str] = []
-    for i, group in enumerate(report.mapping.groups):
-        if group.share != 1:
-            refuse((i,), "a share of the machine is", f"groups.{group.name}")
-        if done and done[-1] not in group.after:
-            refuse((i,), f"running beside {done[-1]} (`after` does not name it) is", f"groups.{group.name}")
-        done.append(group.name)
-        leaves = [s for s in every if s.group is group and isinstance(s.node, Compute | Move)]
-        for site in leaves:
-            if site.nest[: len(site.loops)] != leaves[0].nest[: len(leaves[0].loops)]:
-                refuse(site, f"standing in other loops than {leaves[0].path.rpartition('.')[2]}, in one group, is")
-            elif site.parent != leaves[0].parent:
-                refuse(site, f"standing in another pipe or sequence than {leaves[0].path.rpartition('.')[2]} is")
-    for site in every:
-        match site.node:
-            case Move():
-                refuse(site, "a transfer as a leaf is")
-            case Compute(shares=shares, loops=loops):
-                if shares:
-                    refuse(site, "sharing an Einsum's points among units is")
-                for i, loop in enumerate(loops):
-                    key, path = (*site.key, "loops", i), f"{site.path}.{','.join(loop.ranks)}"
-                    inner = Site(loop, key, path, (), None, site.group)
-                    _loop_not_costed(refuse, inner, loop)
-                    if loop.holds or loop.body:
-                        refuse(inner, "a hold or a body in a loop of one leaf is")
-            case Loop():
-                _loop_not_costed(refuse, site, site.node)
-
-
-def _loop_not_costed(refuse, site: Site, loop: Loop) -> None:
-    if loop.offset is not None:
-        refuse(site, "a rotated index (`offset`) is")
-    if loop.combine is not None:
-        refuse(site, "a reduction combined across instances (`combine`) is")
-    if isinstance(loop.extent, tuple):
-        refuse(site, "a count for each iteration (`extent`) is")
-    if loop.over == "device":
-        refuse(site, "a loop over devices is")
-    if loop.over is None and len(loop.ranks) > 1:
-        refuse(site, "a temporal loop over a product of ranks is")
-    for key, hold in site.holds:
-        at, path = key, f"{site.path}.hold {hold.tensor}"
-        if hold.part != 1:
-            refuse(at, "holding a part of a tensor is", path)
-        if hold.over is not None or hold.spread != Hold("", "").spread:
-            refuse(at, "spreading copies over an axis is", path)
-
-
-def _legality(report: Report, every: tuple[Site, ...], workload: Workload, machine: Machine) -> None:
-    leaves = tuple(site for site in every if isinstance(site.node, Compute))
-    for site in every:
-        if isinstance(site.node, Loop) and site.node.over is None and site.node.fill != "block":
-            report.add(site, "`fill` has a meaning only for a loop over an axis", got=site.node.fill)
-        if isinstance(site.node, Pipe | Seq):
-            _schedule(report, site, [leaf for leaf in leaves if leaf.parent == site])
+def _legality(report: Report, every: tuple[Site[Node], ...], workload: Workload, machine: Machine) -> None:
+    leaves = of_type(every, Compute)
+    for site in of_type(every, Loop):
+        if site.node.over is None and site.node.fill != "block":
+            report.add(site.at, "`fill` has a meaning only for a loop over an axis", site.node.fill)
+    for site in (*of_type(every, Pipe), *of_type(every, Seq)):
+        _schedule(report, site, [leaf for leaf in leaves if leaf.parent == site])
     for leaf in leaves:
         _executes(report, leaf, workload, machine)
     check_nest(report, leaves, workload, machine)
@@ -199,7 +129,7 @@ def _legality(report: Report, every: tuple[Site, ...], workload: Workload, machi
     check_order(report, leaves, workload)
 
 
-def _executes(report: Report, leaf: Site, workload: Workload, machine: Machine) -> None:
+def _executes(report: Report, leaf: Site[Compute], workload: Workload, machine: Machine) -> None:
     """4.4: the unit executes every operation class of the Einsum, by itself or by expansion."""
     units = [machine.unit(name) for name in leaf.node.unit.split("+")]
     able = tuple(dict.fromkeys(name for unit in units for name in (*unit.ops, *unit.expands)))
@@ -207,43 +137,43 @@ def _executes(report: Report, leaf: Site, workload: Workload, machine: Machine) 
         if name not in able:
             others = [u.name for u in machine.units if name in u.ops or name in u.expands]
             what = f"{leaf.node.unit} does not execute {name}, it has {', '.join(able)}"
-            report.add(leaf, what, hint=suggest(leaf.node.unit, others) or next(iter(others), ""))
+            report.add(leaf.at, what, hint=suggest(leaf.node.unit, others) or next(iter(others), ""))
 
 
-def _schedule(report: Report, site: Site, leaves: list[Site]) -> None:
+def _schedule(report: Report, site: Site[Pipe] | Site[Seq], leaves: list[Site[Compute]]) -> None:
     """4.11: stages fit the pipe, and a schedule names every leaf once."""
-    names = [leaf.node.einsum for leaf in leaves]
     if isinstance(site.node, Seq):
         for leaf in leaves:
             if leaf.node.stage:
-                report.add(leaf, "a stage has a meaning only in a pipe: a sequence does not overlap iterations")
+                report.add(leaf.at, "a stage has a meaning only in a pipe: a sequence does not overlap iterations")
         return
+    depth = site.node.open
     for leaf in leaves:
-        if leaf.node.stage >= site.node.open:
-            what = f"stage {leaf.node.stage} needs {leaf.node.stage + 1} open iterations, the pipe has {site.node.open}"
-            report.add(leaf, what)
+        if leaf.node.stage >= depth:
+            needed = f"stage {leaf.node.stage} needs {leaf.node.stage + 1} open iterations"
+            report.add(leaf.at, f"{needed}, the pipe has {depth}")
     match site.node.schedule:
         case Phases(phases):
-            _exactly_once(report, site, names, [name for phase in phases for name in phase.leaves], "the phases")
+            given = [name for phase in phases for name in phase.leaves]
+            _exactly_once(report, site.at, [leaf.node.einsum for leaf in leaves], given, "the phases")
         case Order(orders):
-            given = dict(orders)
             for unit in dict.fromkeys(u for leaf in leaves for u in leaf.node.unit.split("+")):
                 bound = [leaf.node.einsum for leaf in leaves if unit in leaf.node.unit.split("+")]
-                _exactly_once(report, site, bound, list(given.get(unit, ())), f"the order of {unit}")
+                _exactly_once(report, site.at, bound, list(dict(orders).get(unit, ())), f"the order of {unit}")
 
 
-def _exactly_once(report: Report, site: Site, wanted: list[str], given: list[str], what: str) -> None:
+def _exactly_once(report: Report, at: At, wanted: list[str], given: list[str], what: str) -> None:
     for name, times in Counter(given).items():
         if name not in wanted:
-            report.add(site, f"{what} names {name}, which is not bound to it")
+            report.add(at, f"{what} names {name}, which is not bound to it")
         elif times > 1:
-            report.add(site, f"{what} names {name} {times} times")
+            report.add(at, f"{what} names {name} {times} times")
     for name in wanted:
         if name not in given:
-            report.add(site, f"{what} leaves out {name}")
+            report.add(at, f"{what} leaves out {name}")
 
 
-def _capacity(report: Report, every: tuple[Site, ...], workload: Workload, machine: Machine) -> None:
+def _capacity(report: Report, every: tuple[Site[Node], ...], workload: Workload, machine: Machine) -> None:
     """4.12: the holds of a group fit their memories."""
     from mapper.work import group_works
 
@@ -255,5 +185,7 @@ def _capacity(report: Report, every: tuple[Site, ...], workload: Workload, machi
             capacity, needed = machine.memory(name).capacity_bytes, sum(size for size, _ in parts)
             if capacity is not None and needed > capacity:
                 most = ", ".join(f"{tensor} {brief(size, 'size')}" for size, tensor in sorted(parts, reverse=True)[:4])
-                what = f"{name} has {brief(capacity, 'size')}, the holds need {brief(needed, 'size')}, most of it {most}"
-                report.add((i,), what, f"groups.{group.group.name}")
+                what = (
+                    f"{name} has {brief(capacity, 'size')}, the holds need {brief(needed, 'size')}, most of it {most}"
+                )
+                report.add(((i,), f"groups.{group.group.name}"), what)

@@ -8,15 +8,16 @@ docs/SEMANTICS.md section 4 numbers the rules of legality.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping as Dict
+from collections.abc import Iterator, Mapping as Dict
 from dataclasses import dataclass, field
 
 GUARD = "guard"  # Loop.extent: stop after the last tile that the cascade's guards leave any point of
 FILLS = ("block", "cyclic", "dynamic", "sorted")
 SPREADS = ("replicated", "sharded", "multicast")
 COMBINES = ("network", "atomic", "workspace")
-Key = tuple[int | str, ...]  # a node: index of its group, then of each body on the way; `holds`, i and `loops`, i inside
+Key = tuple[
+    int | str, ...
+]  # a node: index of its group, then of each body on the way; `holds`, i and `loops`, i inside
 
 
 @dataclass(frozen=True, slots=True)

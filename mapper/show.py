@@ -59,7 +59,9 @@ def loop_text(loop: Loop) -> str:
     if loop.fill != "block":
         text += f", {loop.fill}"
     if loop.extent is not None:
-        text += ", while the guard holds" if isinstance(loop.extent, str) else f", {_listed(map(str, loop.extent))} times"
+        text += (
+            ", while the guard holds" if isinstance(loop.extent, str) else f", {_listed(map(str, loop.extent))} times"
+        )
     text += f", rotated by {loop.offset}" if loop.offset else ""
     return text + (f", combined by {loop.combine}" if loop.combine else "")
 

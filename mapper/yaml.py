@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PlainValidator, Tag, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
-from arch.document import Document, Strict, json_schema, one_of, parse, read_text, render
-from arch.document import Place as FilePlace
+from arch.document import Document, Place as FilePlace, Strict, json_schema, parse, read_text, render, told_apart_by
 from mapper.mapping import (
     GUARD,
     Compute,
@@ -35,37 +34,45 @@ from mapper.mapping import (
 _BLOCK = frozenset({"groups", "body", "pipe", "seq"})  # keys whose lists stand one item a line
 
 
-def _one_or_more(item: Callable[[Any], bool], what: str, schema: dict[str, Any]) -> Any:
-    """Annotated type of one value or a list of them, read as a tuple."""
+class _OneOrMore:
+    """Metadata of a tuple that the file may write as one value or a list of them."""
 
-    def read(given: Any) -> tuple[Any, ...]:
+    def __init__(self, item: Callable[[Any], bool], what: str, schema: dict[str, Any]) -> None:
+        self.item, self.what, self.schema = item, what, schema
+
+    def read(self, given: Any) -> tuple[Any, ...]:
         values = given if isinstance(given, list) and given else [given]
-        if not all(item(v) for v in values):
-            raise PydanticCustomError("one_or_more", "{what}", {"what": f"expected {what} or a list of them"})
+        if not all(self.item(v) for v in values):
+            raise PydanticCustomError("one_or_more", "{what}", {"what": f"expected {self.what} or a list of them"})
         return tuple(values)
 
-    either = {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
-    return Annotated[tuple, PlainValidator(read), WithJsonSchema(either)]
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [self.schema, {"type": "array", "items": self.schema, "minItems": 1}]}
+
+
+def _whole(given: Any, least: int) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given >= least
 
 
 def _extent(given: Any) -> str | tuple[int, ...]:
     if given == GUARD:
         return GUARD
-    if isinstance(given, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in given):
+    if isinstance(given, list) and all(_whole(n, 0) for n in given):
         return tuple(given)
     what = "expected `guard`, or a list with a count for each iteration of the loop around"
     raise PydanticCustomError("extent", "{what}", {"what": what})
 
 
+_RANK = _OneOrMore(lambda v: isinstance(v, str), "a rank", {"type": "string"})
+_TILE = _OneOrMore(lambda v: _whole(v, 1), "a positive whole number", {"type": "integer", "minimum": 1})
 _COUNTS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-Ranks = _one_or_more(lambda v: isinstance(v, str), "a rank", {"type": "string"})
-Tiles = _one_or_more(
-    lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
-    "a positive whole number",
-    {"type": "integer", "minimum": 1},
-)
+Ranks = Annotated[tuple[str, ...], _RANK]
+Tiles = Annotated[tuple[int, ...], _TILE]
 Extent = Annotated[
-    str | tuple, PlainValidator(_extent), WithJsonSchema({"anyOf": [{"const": GUARD}, _COUNTS], "default": None})
+    str | tuple[int, ...], PlainValidator(_extent), WithJsonSchema({"anyOf": [{"const": GUARD}, _COUNTS]})
 ]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -83,7 +90,14 @@ class HoldModel(Strict):
     along: str | None = None
 
 
-NodeModel = one_of(for_="LoopModel", compute="ComputeModel", pipe="PipeModel", seq="SeqModel", move="MoveModel")
+NodeModel = Annotated[
+    Annotated["LoopModel", Tag("LoopModel")]
+    | Annotated["ComputeModel", Tag("ComputeModel")]
+    | Annotated["PipeModel", Tag("PipeModel")]
+    | Annotated["SeqModel", Tag("SeqModel")]
+    | Annotated["MoveModel", Tag("MoveModel")],
+    told_apart_by(for_="LoopModel", compute="ComputeModel", pipe="PipeModel", seq="SeqModel", move="MoveModel"),
+]
 
 
 class LoopModel(Strict):
@@ -96,7 +110,7 @@ class LoopModel(Strict):
     extent: Extent | None = None
     offset: str | None = None
     combine: Literal["network", "atomic", "workspace"] | None = None
-    hold: list[HoldModel] = []
+    hold: list[HoldModel] = Field(default_factory=list)
     body: list[NodeModel] | None = None
 
     @model_validator(mode="after")
@@ -111,10 +125,10 @@ class ComputeModel(Strict):
 
     compute: str
     unit: str = Field(alias="on")
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = Field(default_factory=dict)
     stage: NotNegative = 0
-    at: dict[str, Literal["first", "last"]] = {}
-    loops: list[LoopModel] = []
+    at: dict[str, Literal["first", "last"]] = Field(default_factory=dict)
+    loops: list[LoopModel] = Field(default_factory=list)
 
 
 class MoveModel(Strict):
@@ -125,7 +139,7 @@ class MoveModel(Strict):
     target: str = Field(alias="to")
     unit: str | None = Field(alias="on", default=None)
     stage: NotNegative = 0
-    at: dict[str, Literal["first", "last"]] = {}
+    at: dict[str, Literal["first", "last"]] = Field(default_factory=dict)
 
 
 class PhaseModel(Strict):
@@ -161,7 +175,7 @@ class GroupModel(Strict):
     """A fused group."""
 
     name: str
-    after: list[str] = []
+    after: list[str] = Field(default_factory=list)
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     body: list[NodeModel]
 
@@ -175,8 +189,8 @@ class MappingModel(Strict):
     doc: str = ""
     cascade: str
     machine: str
-    sizes: dict[str, Positive] = {}
-    dtypes: dict[str, str] = {}
+    sizes: dict[str, Positive] = Field(default_factory=dict)
+    dtypes: dict[str, str] = Field(default_factory=dict)
     groups: list[GroupModel]
 
 

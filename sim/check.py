@@ -39,11 +39,12 @@ def _loops(program: Program) -> Iterator[Problem]:
             for name in loops_of(bound):
                 if name not in outer:
                     yield Problem("a bound may depend on outer loops only", path=f"loops.{loop.name}", got=name)
-            for part in bound.bounds if isinstance(bound, Extreme) else (bound,):
-                around = next((x for x in program.loops if isinstance(part, Table) and x.name == part.loop), None)
-                if around is not None and isinstance(around.stop, int) and around.stop > len(part.values):
-                    short = f"{len(part.values)} values for {around.stop} iterations"
-                    yield Problem("the table is too short", path=f"loops.{loop.name}", got=short)
+            for table in bound.bounds if isinstance(bound, Extreme) else (bound,):
+                if isinstance(table, Table) and table.loop in outer:
+                    around = program.loops[outer.index(table.loop)].stop
+                    if isinstance(around, int) and around > len(table.values):
+                        short = f"{len(table.values)} values for {around} iterations"
+                        yield Problem("the table is too short", path=f"loops.{loop.name}", got=short)
 
 
 def _unknown(what: str, path: str, name: str, known: list[str]) -> Iterator[Problem]:
@@ -69,7 +70,7 @@ def _task(program: Program, task: Task) -> Iterator[Problem]:
         for name, _ in dep.carried:
             yield from _unknown("loop", path, name, loops)
         vector = [dict(dep.carried).get(name, 0) for name in loops]
-        if dep.launched < 0 or dep.carried and (dep.launched or next((d for d in vector if d), 0) <= 0):
+        if dep.launched < 0 or (dep.carried and (dep.launched or next((d for d in vector if d), 0) <= 0)):
             yield Problem("a dependency must point to an earlier tile", path=path, got=repr(dep))
 
 

@@ -8,81 +8,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import simpy
 
-from sim.nest import Cursor, Shape, Shapes
-from sim.program import Program
+from sim.nest import Cursor, Shapes
+from sim.outcome import Cause, Deadlock, Overflow, Run, Span
+from sim.program import Dep, Program
+from sim.stall import cause, explain
+from sim.tile import ABSENT, DONE, READY, RUNNING, Tile
 
-WAITING, READY, RUNNING, DONE, ABSENT = range(5)
 GRANT = 2  # SimPy priority after URGENT 0 and NORMAL 1: grants follow every end of the same tick
-
-Cause = tuple[str, str]  # (dependency, producer) | (slot, name) | (order, task) | (window, "") | (drained, "")
-
-
-class Deadlock(RuntimeError):
-    """Tiles are left but nothing can ever happen again; the message names who waits for what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One run of a task: tile indices, start and end in ticks."""
-
-    resource: str | None
-    task: str
-    tile: tuple[int, ...]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a simulation of a program found; every count is exact, whether tiles were skipped or not."""
-
-    program: Program = field(repr=False)
-    makespan: int  # ticks
-    tiles: int
-    simulated: int  # tiles that were run one by one
-    counts: dict[str, tuple[int, ...]]  # task -> how often as declared and as each variant
-    stalls: dict[str, dict[Cause, int]]  # resource -> cause -> idle ticks
-    spans: tuple[Span, ...] = field(default=(), repr=False)
-
-    @property
-    def seconds(self) -> float:
-        return self.makespan / self.program.ticks_per_second
-
-    def busy(self, resource: str) -> int:
-        """Ticks that the resource worked."""
-        return sum(self.task_ticks(t.name) for t in self.program.tasks if t.resource == resource)
-
-    def task_ticks(self, task: str) -> int:
-        """Ticks over all instances of the task."""
-        t = self.program[task]
-        lengths = (t.ticks, *(v.ticks for v in t.variants))
-        return sum(n * ticks for n, ticks in zip(self.counts[task], lengths, strict=True))
-
-    def counters(self, task: str) -> dict[str, float]:
-        """Each counter of the task, summed over its instances."""
-        t, total = self.program[task], {}
-        for n, amounts in zip(self.counts[task], (t.counters, *(v.counters for v in t.variants)), strict=True):
-            for name, amount in amounts:
-                total[name] = total.get(name, 0) + n * amount
-        return total
-
-
-class Tile:
-    """A launched tile: the state of each task, how many ends each waits for, and who waits for its ends."""
-
-    __slots__ = ("cached", "index", "left", "need", "number", "shape", "state", "waiters")
-
-    def __init__(self, number: int, index: tuple[int, ...], shape: Shape) -> None:
-        self.number, self.index, self.shape = number, index, shape
-        self.state = bytearray(ABSENT if v < 0 else WAITING for v in shape.variant)
-        self.need = [0] * len(self.state)
-        self.waiters: list[list[tuple[Tile, int]]] = [[] for _ in self.state]
-        self.left = len(self.state) - self.state.count(ABSENT)
-        self.cached: tuple[bytes, ...] | None = None
 
 
 class _Grant(simpy.Event):
@@ -114,15 +49,16 @@ class Engine:
         self.acquires = [[slots[s] for s in t.acquires] for t in program.tasks]
         self._releases = [[slots[s] for s in t.releases] for t in program.tasks]
         self._deps = [_relative(t.deps, program) for t in program.tasks]
-        self._orders = [r.order and [(program.position[t], s) for t, s in r.order] for r in program.resources]
-        self._unordered = [k for k, r in enumerate(self._resource) if r < 0 or not self._orders[r]]
+        # static order of each resource as (task, stage); empty where the oldest tile comes first
+        self.orders = [[(program.position[t], s) for t, s in r.order or ()] for r in program.resources]
+        self._unordered = [k for k, r in enumerate(self._resource) if r < 0 or not self.orders[r]]
         self.turns = [[0, 0] for _ in program.resources]  # step and place in the order
         self.free = [s.count for s in program.slots]
         self.running: list[tuple[int, int, int] | None] = [None] * len(names)  # number, task, end in env time
         self.latent: list[tuple[int, int, int]] = []  # pure latencies that run
         self._ready: list[list[int]] = [[] for _ in program.tasks]  # heaps of tile numbers, without a static order
-        self._ready_count = [0] * len(program.tasks)
-        self._pending: list[list[tuple[int, int]]] = [[] for _ in names]  # heaps of (number, task) not started
+        self.ready_count = [0] * len(program.tasks)
+        self.pending: list[list[tuple[int, int]]] = [[] for _ in names]  # heaps of (number, task) not started
         self._grant_due = False
         self.counts = [[0] * (1 + len(t.variants)) for t in program.tasks]
         self.stalls: list[dict[Cause, int]] = [{} for _ in names]
@@ -133,7 +69,7 @@ class Engine:
         self._request_grant()
         self.env.run()
         if self.open or not self.cursor.done:
-            raise Deadlock(self._explain())
+            raise Deadlock(explain(self))
         program = self.program
         return Run(
             program,
@@ -174,8 +110,8 @@ class Engine:
             if state == ABSENT:
                 continue
             if (r := self._resource[k]) >= 0:
-                heapq.heappush(self._pending[r], (tile.number, k))
-            for producer, a in self._unmet(tile, k):
+                heapq.heappush(self.pending[r], (tile.number, k))
+            for producer, a in self.unmet(tile, k):
                 producer.waiters[a].append((tile, k))
                 tile.need[k] += 1
             if not tile.need[k]:
@@ -183,7 +119,7 @@ class Engine:
         self._make_ready(ready)
         self.cursor.advance()
 
-    def _unmet(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
+    def unmet(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
         """The ends that task k of the tile still waits for. A tile that is not open has ended or does not exist."""
         found = []
         for a, launched, shift in self._deps[k]:
@@ -198,7 +134,7 @@ class Engine:
         return found
 
     def _make_ready(self, ready: list[tuple[Tile, int]]) -> None:
-        """Queue tasks that wait for no other. What takes no time, resource or slot ends at once, which may ready more."""
+        """Queue tasks that wait for no other. What takes no time, resource or slot ends at once and may ready more."""
         while ready:
             tile, k = ready.pop()
             r = self._resource[k]
@@ -207,14 +143,17 @@ class Engine:
                 ready += self._finish(tile, k)
                 continue
             tile.state[k], tile.cached = READY, None
-            self._ready_count[k] += 1
-            if r < 0 or not self._orders[r]:
+            self.ready_count[k] += 1
+            if r < 0 or not self.orders[r]:
                 heapq.heappush(self._ready[k], tile.number)
 
     def _finish(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
         """Mark a task as ended and give its slots back; what waited for nothing else."""
         for s in self._releases[k]:
             self.free[s] += 1
+            if self.free[s] > self.program.slots[s].count:
+                task, slot = self.program.tasks[k].name, self.program.slots[s].name
+                raise Overflow(f"{task} of tile {tile.index} gives back {slot}, but none is taken")
         tile.state[k], tile.cached = DONE, None
         tile.left -= 1
         if not tile.left:
@@ -238,30 +177,31 @@ class Engine:
         best = None
         for k in self._unordered:
             queue, r = self._ready[k], self._resource[k]
-            if queue and (r < 0 or self.running[r] is None) and self._slots_free(k):
-                if best is None or (queue[0], k) < best:
-                    best = queue[0], k
-        for r, order in enumerate(self._orders):
+            idle = r < 0 or self.running[r] is None
+            if queue and idle and (best is None or (queue[0], k) < best) and self.slots_free(k):
+                best = queue[0], k
+        for r, order in enumerate(self.orders):
             if order and self.running[r] is None and (turn := self.turn(r)) is not None:
                 number, k = turn
                 tile = self.open.get(number)
-                if tile and tile.state[k] == READY and self._slots_free(k) and (best is None or turn < best):
+                if tile and tile.state[k] == READY and self.slots_free(k) and (best is None or turn < best):
                     best = turn
         return best
 
-    def _slots_free(self, k: int) -> bool:
+    def slots_free(self, k: int) -> bool:
         return all(self.free[s] for s in self.acquires[k])
 
     def turn(self, r: int) -> tuple[int, int] | None:
         """The (tile number, task) that resource r's static order comes to next; None when nothing is left.
         The tile may still have to be launched."""
-        order, at = self._orders[r], self.turns[r]
+        order, at = self.orders[r], self.turns[r]
         behind = max(stage for _, stage in order)
         while not (self.cursor.done and at[0] - behind >= self.launched):
             k, stage = order[at[1]]
             number = at[0] - stage
             tile = self.open.get(number)
-            if tile is not None and tile.state[k] < RUNNING or number >= self.launched and not self.cursor.done:
+            to_come = number >= self.launched and not self.cursor.done
+            if to_come or (tile is not None and tile.state[k] < RUNNING):
                 return number, k
             at[1] += 1
             if at[1] == len(order):
@@ -270,12 +210,12 @@ class Engine:
 
     def _start(self, number: int, k: int) -> None:
         tile, r = self.open[number], self._resource[k]
-        if r < 0 or not self._orders[r]:
+        if r < 0 or not self.orders[r]:
             heapq.heappop(self._ready[k])
         for s in self.acquires[k]:
             self.free[s] -= 1
         tile.state[k], tile.cached = RUNNING, None
-        self._ready_count[k] -= 1
+        self.ready_count[k] -= 1
         ticks = tile.shape.ticks[k]
         entry = number, k, self.env.now + ticks
         if r < 0:
@@ -301,57 +241,11 @@ class Engine:
             return
         for r, busy in enumerate(self.running):
             if busy is None:
-                cause = self._cause(r)
-                self.stalls[r][cause] = self.stalls[r].get(cause, 0) + elapsed
-
-    def _cause(self, r: int) -> Cause:
-        """Why resource r is idle: by rule 6.9, what the task that it should run next waits for."""
-        instance = self.turn(r) if self._orders[r] else self._oldest(r)
-        if instance is None:
-            return ("drained" if self.cursor.done else "window"), ""
-        number, k = instance
-        if number not in self.open:
-            return "window", ""
-        if self._orders[r] and self._other_could_run(r):
-            return "order", self.program.tasks[k].name
-        return self._blocker(self.open[number], k)
-
-    def _blocker(self, tile: Tile, k: int) -> Cause:
-        unmet = self._unmet(tile, k)
-        if unmet:
-            return "dependency", self.program.tasks[unmet[0][1]].name
-        taken = (s for s in self.acquires[k] if not self.free[s])
-        return "slot", next((self.program.slots[s].name for s in taken), "")
-
-    def _oldest(self, r: int) -> tuple[int, int] | None:
-        """The oldest task of an open tile that resource r has not started."""
-        queue = self._pending[r]
-        while queue:
-            tile = self.open.get(queue[0][0])
-            if tile is not None and tile.state[queue[0][1]] < RUNNING:
-                return queue[0]
-            heapq.heappop(queue)
-        return None
-
-    def _other_could_run(self, r: int) -> bool:
-        """Whether another task of the statically ordered resource r is ready and finds its slots free."""
-        return any(self._ready_count[k] and self._slots_free(k) for k, _ in self._orders[r])
-
-    def _explain(self) -> str:
-        """Who waits for what, at most six of them."""
-        lines = []
-        for tile in self.open.values():
-            for k, state in enumerate(tile.state):
-                if state < RUNNING:
-                    kind, name = self._blocker(tile, k)
-                    why = f"{kind} {name}" if name else f"its turn on {self.program.tasks[k].resource}"
-                    lines.append(f"{self.program.tasks[k].name} of tile {tile.index} waits for {why}")
-        more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
-        now = self.env.now + self.offset
-        return f"{self.program.name}: deadlock at tick {now}: " + "; ".join(lines[:6]) + more
+                why = cause(self, r)
+                self.stalls[r][why] = self.stalls[r].get(why, 0) + elapsed
 
 
-def _relative(deps: tuple, program: Program) -> list[tuple[int, int, tuple[int, ...]]]:
+def _relative(deps: tuple[Dep, ...], program: Program) -> list[tuple[int, int, tuple[int, ...]]]:
     """Each dependency as (task, launched distance, distance vector or empty)."""
     found = []
     for dep in deps:

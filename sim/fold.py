@@ -12,7 +12,8 @@ import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from sim.engine import Cause, Engine, Run
+from sim.engine import Engine
+from sim.outcome import Cause, Run
 from sim.program import Program, loops_of
 
 MEMORY = 8192  # states remembered for each loop; a longer period is not found, and the run stays exact

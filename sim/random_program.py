@@ -18,7 +18,7 @@ TICKS = (0, 1, 2, 3, 5, 7, 16, 64, 137)
 def random_program(seed: int, most: tuple[int, int, int] = (6, 9, 40), kind: str | None = None) -> Program:
     """A program over a nest of at most `most` iterations a loop. `kind` is one of square, causal, band, ragged."""
     r = random.Random(seed)
-    loops = _loops(r, most, kind or r.choice(("square", "square", "square", "causal", "band", "ragged")))
+    loops = _loops(r, most, kind or r.choice(("square",) * 4 + ("causal", "band", "ragged")))
     names = [f"T{k}" for k in range(r.randint(2, 9))]
     resources = [f"R{i}" for i in range(r.randint(1, 4))]
     tasks = [_task(r, k, names, resources, loops) for k in range(len(names))]
@@ -46,9 +46,7 @@ def _conditions(r: random.Random, loops: tuple[Loop, ...]) -> tuple[When, ...]:
     return (When(r.choice(loops).name, r.choice(("first", "last", "last", "not first", "not last", r.randint(0, 2)))),)
 
 
-def _task(
-    r: random.Random, k: int, names: list[str], resources: list[str], loops: tuple[Loop, ...]
-) -> Task:
+def _task(r: random.Random, k: int, names: list[str], resources: list[str], loops: tuple[Loop, ...]) -> Task:
     deps = [Dep(names[a]) for a in range(k) if r.random() < 0.4]
     for a in names:
         if r.random() < 0.12:
@@ -72,8 +70,8 @@ def _task(
 
 
 def _add_slots(r: random.Random, tasks: list[Task], loops: tuple[Loop, ...]) -> tuple[Slot, ...]:
-    """Up to two slots, each taken by one task and given back by a later one of the same tile, or held over a pass
-    of the innermost loop."""
+    """Up to two slots, each taken by one task and given back by a later one of the same tile, or held over a pass of
+    the innermost loop, or for each of its iterations over a pass of the middle one."""
     slots = []
     for n in range(r.choice((0, 0, 1, 2))):
         first, last = sorted(r.sample(range(len(tasks)), 2))
@@ -81,10 +79,12 @@ def _add_slots(r: random.Random, tasks: list[Task], loops: tuple[Loop, ...]) -> 
         taker, giver = tasks[first], tasks[last]
         if any(t.acquires or t.releases for t in (taker, giver)):
             continue
+        stop = loops[-1].stop
+        held = r.choice(("", "", "", "k", "j") if isinstance(stop, int) else ("", "", "k"))
+        begin, end = ((When(held, "first"),), (When(held, "last"),)) if held else ((), ())
+        if held == "j" and isinstance(stop, int):  # one for each k, from the first j to the last
+            slot = replace(slot, count=slot.count * stop)
         slots.append(slot)
-        held = r.random() < 0.3
-        inner = loops[-1].name
-        begin, end = ((When(inner, "first"),), (When(inner, "last"),)) if held else ((), ())
         if held:
             tasks[first] = replace(taker, resource=None, deps=(), when=begin, acquires=(slot.name,))
         else:

@@ -13,8 +13,8 @@ from mapper.mapping import Mapping
 from mapper.result import Result, Row, provenance
 from mapper.work import group_works
 from sim import fold as folding
-from sim.engine import Run
 from sim.lower import lower
+from sim.outcome import Run
 from sim.trace import write_trace
 
 
@@ -23,7 +23,7 @@ def simulate(mapping: Mapping, workload: Workload, machine: Machine, fold: bool 
     """The simulated `Result` of a checked mapping; its groups run one after another.
 
     With `trace` the first `trace_tiles` tiles of each group are written there for ui.perfetto.dev. Raises InputError
-    for what is not simulated yet and `sim.engine.Deadlock` when the schedule cannot proceed.
+    for what is not simulated yet and `sim.outcome.Deadlock` when the schedule cannot proceed.
     """
     run = folding.run if fold else folding.run_full
     runs = [run(program, trace_tiles if trace else 0) for program in lower(mapping, workload, machine)]
@@ -34,9 +34,10 @@ def simulate(mapping: Mapping, workload: Workload, machine: Machine, fold: bool 
     rows.append(Row("latency", latency))
     rows += energy_rows(rows, group_works(mapping, workload, machine), machine, latency)
     rows += ratios(rows, latency)
-    config = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name, "sizes": dict(workload.sizes)}
+    names = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name}
     one, tiles = sum(r.simulated for r in runs), sum(r.tiles for r in runs)
-    return Result("simulated", config, tuple(rows), notes=(f"{one} of {tiles} tiles run one by one",))
+    note = f"{one} of {tiles} tiles run one by one"
+    return Result("simulated", {**names, "sizes": dict(workload.sizes)}, tuple(rows), notes=(note,))
 
 
 def _rows(run: Run) -> Iterator[Row]:

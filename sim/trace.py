@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mapper.result import Provenance
-from sim.engine import Run, Span
+from sim.outcome import Run, Span
 from sim.program import Program
 
 LATENCY_TRACK = "latency"  # pure latencies, which have no resource
@@ -36,7 +36,8 @@ def write_trace(path: str | Path, runs: Sequence[Run], provenance: Provenance) -
     events = [e for i, run in enumerate(runs, start=1) for e in trace_events(run, i)]
     cut = {run.program.name: f"first {len({s.tile for s in run.spans})} of {run.tiles} tiles" for run in runs}
     about = {"version": provenance.version, "inputs_sha256": provenance.inputs_sha256, "command": provenance.command}
-    Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns", "otherData": about | {"cut": cut}}))
+    content = {"traceEvents": events, "displayTimeUnit": "ns", "otherData": about | {"cut": cut}}
+    Path(path).write_text(json.dumps(content))
 
 
 def _named(kind: str, process: int, track: int, name: str) -> dict[str, object]:

@@ -138,7 +138,7 @@ def gpu() -> None:
 @click.argument("name")
 @json_option
 def check(**options: Any) -> int:
-    """Generate a kernel, run it in the interpreter, compare values and counts, and compile it. Needs no GPU."""
+    """Generate the kernel of a cascade, compare its values and counts, and compile it. Needs no GPU."""
     from studies.cli import gpu as command
 
     return command.check(**options)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
-from einsum.problems import InputError, Problem
+from mapper.result import provenance
+from studies import report
+
+OK, FAILED = 0, 1
 
 
 def check(name: str, as_json: bool) -> int:
-    """Print the verdicts on a kernel; 1 if any failed."""
-    try:
-        from gpu_backend.check import check as check_kernel
-    except ModuleNotFoundError as error:
-        what = f"{error.name} is not installed: pip install 'stepfall[gpu]'"
-        raise InputError(Problem(what, path="stepfall gpu check")) from error
-    report = check_kernel(name)
-    print(json.dumps(report.as_dict(), indent=1) if as_json else report)
-    return 0 if report.passed else 1
+    """Print the verdict on a cascade's kernel; exit code 1 if its values or its counts are wrong."""
+    from gpu_backend.check import check as check_kernel
+
+    verdict = check_kernel(name)
+    stamp = provenance(verdict.kernel)
+    if as_json:
+        results = [result.as_dict() for result in (verdict.closed, verdict.counted, verdict.compiled)]
+        judged = {"kernel": verdict.kernel.name, "passed": verdict.passed, "error": verdict.error}
+        judged |= {"tolerance": verdict.tolerance, "differences": list(verdict.differences)}
+        print(json.dumps(judged | {"results": results, "provenance": asdict(stamp)}, indent=1, allow_nan=False))
+    else:
+        print(verdict)
+        print(report.footer(stamp))
+    return OK if verdict.passed else FAILED

@@ -13,7 +13,7 @@ from studies.cli.inputs import load
 from studies.report import Cell
 
 COLUMNS = ("quantity", "place", "detail", "unit", "closed form", "simulated", "relative difference")
-SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # summed over Einsums and tensors
+SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # in this order
 
 
 def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: Path | None, as_json: bool) -> None:
@@ -37,7 +37,7 @@ def results(
 ) -> tuple[Result, Result]:
     """The closed-form and the simulated result, stamped; InputError with the problems of the inputs."""
     from mapper.cost import cost
-    from sim.engine import Deadlock
+    from sim.outcome import Deadlock
     from sim.run import simulate
 
     cascade, machine, mapping, workload = load(cascade_name, machine_name, mapping_name, sizes)
@@ -57,22 +57,23 @@ def results(
 def comparison(closed: Result, simulated: Result) -> Iterator[tuple[Cell, ...]]:
     """Rows of the table. Only equal definitions are compared; what one side does not have stays empty."""
     left, right = summed(closed), summed(simulated)
-    keys = dict.fromkeys([*left, *right])
-    for quantity, place, detail in sorted(keys, key=lambda k: SHOWN.index(k[0])):
-        key = (quantity, place, detail)
+    keys = tuple(dict.fromkeys([*left, *right]))
+    places = tuple(dict.fromkeys(place for _, place, _ in keys))
+    for key in sorted(keys, key=lambda k: (SHOWN.index(k[0]), places.index(k[1]))):
+        quantity, place, detail = key
         a, b = left.get(key), right.get(key)
         difference = None if a is None or b is None else report.relative(b, a)
         yield quantity, place, detail, QUANTITIES[quantity], a, b, difference
 
 
 def summed(result: Result) -> dict[tuple[str, str, str], float]:
-    """(quantity, place, detail and boundary) -> sum over Einsums and tensors."""
+    """(quantity, place, detail and boundary) -> sum over Einsums and tensors; energy also in total."""
     sums: dict[tuple[str, str, str], float] = {}
     for row in result.rows:
-        if row.quantity in SHOWN:
+        if row.quantity in SHOWN and row.boundary != "useful":
             key = (row.quantity, row.place, _detail(row))
             sums[key] = sums.get(key, 0.0) + row.value
-    return sums
+    return sums | {("energy", "total", ""): result.energy_j}
 
 
 def _detail(row: Row) -> str:

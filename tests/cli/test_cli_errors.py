@@ -55,7 +55,7 @@ MISTAKES = {
     "option without a value": cli("--size", "run", *CASCADE, *MACHINE, *MAPPING, "--size"),
     "extra argument": cli("stepfall study / fusemax2", "study", "fusemax", "fusemax2"),
     "unknown study": cli("(got fusmax); did you mean fusemax?", "study", "fusmax"),
-    "unknown kernel": cli("(got flash-atention); did you mean flash-attention", "gpu", "check", "flash-atention"),
+    "unknown kernel": cli("(got attention-1pas); did you mean attention-1pass?", "gpu", "check", "attention-1pas"),
     # sizes
     "size that is no number": cli("--size / (got M=1k)", *GOOD, "--size", "M=1k"),
     "size of zero": cli("--size / (got M=0)", "show", "cascade", "good.cascade", "--size", "M=0"),
@@ -81,7 +81,8 @@ MISTAKES = {
     "node twice": spoilt("good_machine.yaml", "memory: regs_1d", "memory: regs_2d", "good_machine.yaml: / regs_2d"),
     "YAML that is none": spoilt("good_machine.yaml", "axes: [{", "axes: [[{", "good_machine.yaml:"),
     "unknown function": spoilt("good.cascade", "exp(RM", "expp(RM", "good.cascade: / expp / mean exp?"),
-    "tensor written twice": spoilt("good.cascade", "BV[b,h,m1,m0,f] =", "BK[b,h,m1,m0,f] =", "good.cascade: / BK"),
+    "tensor written twice": spoilt("good.cascade", "LM[", "BK[b,h,m1,m0,e] = K[b,h,m1*M0+m0,e]\nLM[",
+                                   "good.cascade: / BK"),
     "unknown Einsum in a mapping": spoilt("good_mapping.yaml", "BQK", "BQKK", "BQKK / BQK?"),
     "unknown memory in a mapping": spoilt("good_mapping.yaml", "memory: buffer", "memory: bufer", "bufer / buffer?"),
 }  # fmt: skip

@@ -1,0 +1,159 @@
+"""The commands do what their help says."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import stepfall
+from studies import study as studies
+from studies.cli import run as run_command, show as show_command
+from studies.study import Comparison, Figure, Study, Table
+
+SIZES = {"B": 1, "H": 2, "E": 64, "F": 64, "M": 1024, "P": 1024}
+SIZE = ",".join(f"{name}={value}" for name, value in SIZES.items())
+RUN = ("run", "--cascade", "attention-1pass", "--machine", "fusemax", "--mapping", "fusemax-binding", "--size", SIZE)
+
+
+def expected_latencies() -> tuple[float, float]:
+    """Closed form and simulated, by the functions of the facade."""
+    cascade, machine = stepfall.load_cascade("attention-1pass"), stepfall.load_machine("fusemax")
+    mapping, workload = stepfall.make_mapping("fusemax-binding", cascade, machine, SIZES)
+    results = stepfall.cost(mapping, workload, machine), stepfall.simulate(mapping, workload, machine)
+    return results[0].latency_s, results[1].latency_s
+
+
+def test_run_prints_both_results_side_by_side(stepfall_in):
+    answer = stepfall_in(*RUN)
+    assert (answer.code, answer.err) == (0, "")
+    closed, simulated = expected_latencies()
+    latency = next(line.split() for line in answer.out.splitlines() if line.startswith("latency"))
+    assert latency[1:4] == ["s", f"{closed:.6g}", f"{simulated:.6g}"]
+    assert latency[4] == f"{simulated / closed - 1:.6g}"
+    assert {"utilization", "stall", "energy", "bytes"} <= {line.split(" ")[0] for line in answer.out.splitlines()}
+    assert answer.out.splitlines()[-1].startswith("stepfall ") and "sha256" in answer.out.splitlines()[-1]
+
+
+def test_run_as_json_prints_json_alone_with_provenance(stepfall_in):
+    answer = stepfall_in(*RUN, "--json")
+    results = json.loads(answer.out)["results"]
+    assert [r["method"] for r in results] == ["closed form", "simulated"]
+    latencies = tuple(next(row["value"] for row in r["rows"] if row["quantity"] == "latency") for r in results)
+    assert latencies == expected_latencies()
+    assert all(len(r["provenance"]["inputs_sha256"]) == 64 for r in results)
+    assert results[0]["provenance"] == results[1]["provenance"]
+
+
+def test_run_from_files_equals_run_by_names(stepfall_in, tmp_path: Path):
+    by_name = json.loads(stepfall_in(*RUN, "--json").out)
+    shown = stepfall_in("show", "mapping", "fusemax-binding", "--size", SIZE, "--yaml").out
+    (tmp_path / "mine.yaml").write_text(shown)
+    files = ("--cascade", "good.cascade", "--machine", "good_machine.yaml", "--mapping", "mine.yaml")
+    by_file = json.loads(stepfall_in("run", *files, "--size", SIZE, "--json").out)
+    assert [r["rows"] for r in by_file["results"]] == [r["rows"] for r in by_name["results"]]
+
+
+def test_trace_is_written_whole(stepfall_in, tmp_path: Path):
+    answer = stepfall_in(*RUN, "--trace", "trace.json")
+    assert answer.code == 0, answer.err
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert any(event["ph"] == "X" and event["name"] == "BQK" for event in trace["traceEvents"])
+    assert len(trace["otherData"]["inputs_sha256"]) == 64
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good.cascade", "good_machine.yaml", "good_mapping.yaml",
+                                                          "trace.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("cascade", "cascades"), ("machine", "machines"), ("mapping", "mappings")], ids=str
+)
+def test_show_lists_and_shows_everything_that_ships(kind: str, names: str, stepfall_in):
+    listed = stepfall_in("show", kind).out.split()
+    assert listed == list(getattr(stepfall, names)())
+    for name in listed:
+        answer = stepfall_in("show", kind, name)
+        assert (answer.code, answer.err) == (0, "")
+        assert f"{kind} {name}" in answer.out
+
+
+def test_every_mapping_has_its_usual_inputs():
+    assert sorted(show_command.USUAL) == list(stepfall.mappings())
+
+
+def test_show_cascade_prints_text_that_parses_back(stepfall_in):
+    shown = stepfall_in("show", "cascade", "attention-2pass").out
+    assert stepfall.parse(shown) == stepfall.load_cascade("attention-2pass")
+
+
+def test_show_cascade_with_sizes_gives_shapes_and_bytes(stepfall_in):
+    shown = stepfall_in("show", "cascade", "attention-naive", "--size", "B=1,H=2,E=4,F=8,M=16,P=32").out
+    row = next(line.split() for line in shown.splitlines() if line.startswith("K "))
+    assert row == ["K", "1,", "2,", "16,", "4", "bf16", "256"]
+
+
+def test_help_and_version(stepfall_in):
+    assert stepfall_in("--version").out.startswith("stepfall ")
+    for command in ((), ("run",), ("show",), ("show", "mapping"), ("study",), ("gpu",), ("gpu", "check")):
+        answer = stepfall_in(*command, "--help")
+        assert answer.code == 0
+        assert answer.out.startswith("Usage: stepfall")
+
+
+def test_interrupt_exits_with_130(stepfall_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(run_command, "results", interrupted)
+    answer = stepfall_in(*RUN, "--trace", "trace.json")
+    assert (answer.code, answer.out) == (130, "")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def small_study(progress) -> Study:
+    progress("working")
+    compared = Comparison("latency", "BERT 1K", 2.0, 2.5, "s", "table 1")
+    table = Table("numbers", "Numbers", ("name", "value"), (("third", 1 / 3), ("none", None)))
+    figure = Figure("line", lambda canvas: canvas.subplots().plot([1, 2], [3, 4]))
+    stamp = stepfall.Provenance("0", "ab" * 32, "stepfall study small")
+    return Study("small", (table,), (figure,), (compared,), stamp, ("A note.",))
+
+
+@pytest.fixture
+def study_in(stepfall_in, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(studies, "run", lambda name, progress: small_study(progress))
+    return stepfall_in
+
+
+def test_study_prints_its_table_and_says_where_figures_are(study_in):
+    answer = study_in("study", "small", "--out", "made/out")
+    assert answer.err == "working\n"
+    assert "0.333333" in answer.out and "A note." in answer.out and "made/out/line.png" in answer.out
+
+
+def test_study_writes_tables_figures_summary_and_provenance(study_in, tmp_path: Path):
+    assert study_in("study", "small", "--out", "made/out").code == 0
+    out = tmp_path / "made" / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["line.png", "numbers.csv", "provenance.json", "summary.json"]
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+    with (out / "numbers.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["name", "value"], ["third", repr(1 / 3)], ["none", ""]]
+    wanted = {"quantity": "latency", "config": "BERT 1K", "published": 2.0, "ours": 2.5, "unit": "s", "rel_error": 0.25,
+              "source": "table 1"}  # fmt: skip
+    assert json.loads((out / "summary.json").read_text()) == [wanted]
+    stamp = json.loads((out / "provenance.json").read_text())
+    assert sorted(stamp["sha256"]) == ["line.png", "numbers.csv", "summary.json"]
+
+
+def test_study_writes_the_same_bytes_again(study_in, tmp_path: Path):
+    for out in ("one", "two"):
+        study_in("study", "small", "--out", out)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_study_as_json_prints_json_alone(study_in):
+    answer = study_in("study", "small", "--json")
+    found = json.loads(answer.out)
+    assert found["summary"][0]["rel_error"] == 0.25
+    assert found["provenance"]["inputs_sha256"] == "ab" * 32

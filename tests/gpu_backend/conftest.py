@@ -1,0 +1,22 @@
+"""Kernels need Triton; where it is not installed these tests are skipped, and say so."""
+
+from importlib.util import find_spec
+
+import pytest
+
+if find_spec("triton") is None:
+    collect_ignore = ["test_generated_kernels.py", "test_compiled_kernels.py", "test_interpreter.py"]
+
+
+def pytest_report_header() -> str | None:
+    return None if find_spec("triton") else "tests of generated kernels are skipped: triton is not installed"
+
+
+@pytest.fixture(autouse=True)
+def kernels_in_tmp(tmp_path_factory, monkeypatch):
+    """Generated files go to a folder of this run, never to the user's cache."""
+    from gpu_backend import source
+
+    folder = tmp_path_factory.getbasetemp() / "stepfall"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(source, "cache_dir", lambda: folder)

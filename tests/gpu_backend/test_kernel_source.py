@@ -1,0 +1,203 @@
+"""The generated text: a golden for review, its file, and what is refused. Nothing here needs Triton."""
+
+import ast
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arch.read import load as load_machine
+from einsum.bind import bind
+from einsum.library import load as load_cascade
+from einsum.parse import parse
+from einsum.problems import InputError
+from gpu_backend import check as check_module, source
+from gpu_backend.base2 import scaled_tensors
+from gpu_backend.emit import emit
+from mapper.library import bound, flash_attention, make
+from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Move, Pipe, Seq
+
+MACHINE = load_machine("h100")
+GOLDEN = Path(__file__).parent / "golden"
+SIZES = {"B": 1, "H": 2, "P": 200, "M": 200, "E": 64, "F": 64}
+
+
+def flash(name="attention-1pass", sizes=SIZES, **changes):
+    cascade = load_cascade(name)
+    mapping = replace(flash_attention(cascade, MACHINE, sizes), **changes)
+    return bound(mapping, cascade, sizes), mapping
+
+
+def with_grid(mapping, **changes):
+    grid = replace(mapping.groups[0].body[0], **changes)
+    return replace(mapping, groups=(replace(mapping.groups[0], body=(grid,)),))
+
+
+def with_keys(mapping, **changes):
+    keys = replace(mapping.groups[0].body[0].body[0], **changes)
+    return with_grid(mapping, body=(keys,))
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("attention-1pass", SIZES | {"P": 4096, "M": 4096}), ("attention-1pass-causal", SIZES)])
+def test_the_source_is_the_reviewed_one(name, sizes):
+    text = emit(*flash(name, sizes)).source
+    assert text == (GOLDEN / f"{name}.py.txt").read_text()
+    ast.parse(text)
+
+
+def test_line_labels_point_at_assignments_of_that_name():
+    kernel = emit(*flash("attention-1pass-causal"))
+    lines = kernel.source.splitlines()
+    for number, label in kernel.lines:
+        assert lines[number - 1].strip().startswith((f"{label} = ", f"{label}_next = ", f"tl.store({label}_ptr"))
+    einsums = {e.name for e in load_cascade("attention-1pass").einsums}
+    assert einsums <= {label for _, label in kernel.lines}
+
+
+def test_warps_and_stages_come_from_the_mapping():
+    kernel = emit(*flash())
+    assert (kernel.num_warps, kernel.num_stages, kernel.grid) == (4, 2, (8,))
+    cascade = load_cascade("attention-1pass")
+    deeper = flash_attention(cascade, MACHINE, SIZES, 128, 64, stages=3)
+    kernel = emit(bound(deeper, cascade, SIZES), deeper)
+    assert (kernel.num_stages, kernel.grid) == (3, (4,))
+
+
+def test_the_logits_and_their_maxima_are_held_in_base_2():
+    assert scaled_tensors(load_cascade("attention-1pass")) == {"BQK", "LM", "RM"}
+    assert scaled_tensors(load_cascade("attention-3pass")) == {"QK", "GM"}
+    shared = "cascade c\ntensor X[i]\nY[i] = X[i] * X[i]\nZ[i] = exp(Y[i]) + Y[i]\n"  # Y is read outside exp as well
+    assert scaled_tensors(parse(shared)) == frozenset()
+
+
+def test_the_file_is_written_once_and_whole(tmp_path):
+    kernel = emit(*flash())
+    file = source.path(kernel, tmp_path)
+    assert file.read_text() == kernel.source and [file] == list(tmp_path.iterdir())
+    stamp = file.stat().st_mtime_ns
+    assert source.path(kernel, tmp_path) == file and file.stat().st_mtime_ns == stamp
+    assert source.path(replace(kernel, source=kernel.source + "\n"), tmp_path) != file
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="killed"):
+        source.path(emit(*flash()), tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+
+
+@pytest.mark.parametrize("home", ["empty", "a file"])
+def test_the_cache_works_with_an_empty_home_and_without_one(home, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    place = tmp_path / "home"
+    place.mkdir() if home == "empty" else place.write_text("in the way")
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setattr(source.tempfile, "tempdir", str(tmp_path))
+    folder = source.cache_dir.__wrapped__()
+    assert folder.is_dir() and (folder == place / ".cache" / "stepfall") == (home == "empty")
+
+
+def test_without_triton_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(check_module, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as caught:
+        check_module.check("attention-1pass")
+    assert str(caught.value) == "triton is not installed: pip install 'stepfall[gpu]'"
+
+
+def refused(workload, mapping) -> str:
+    with pytest.raises(InputError) as caught:
+        emit(workload, mapping)
+    assert all("no kernel can be generated" in str(p) for p in caught.value.problems)
+    return str(caught.value)
+
+
+def test_a_mapping_of_another_shape_is_refused_with_the_reason():
+    workload, mapping = flash()
+    grid = mapping.groups[0].body[0]
+    keys = grid.body[0]
+    leaf = keys.body[0].body[0]
+    others = keys.body[0].body[1:]
+    two = (*mapping.groups, Group("second", ()))
+    reasons = {
+        "one fused group is one kernel (got 2)": replace(mapping, groups=two),
+        "the outermost loop, and no other, is spatial": with_grid(mapping, over=None),
+        "at most one temporal loop": with_grid(mapping, body=(Loop(("m1",), (2,), body=(keys,)),)),
+        "offset, combine and listed extents": with_keys(mapping, combine="atomic"),
+        "a block of p has 2^k coordinates (got 96)": with_grid(mapping, tile=(1, 1, 96)),
+        "a tile is held whole": with_keys(mapping, holds=(Hold("BK", "smem", part=0.5),)),
+        "the compiler places transfers itself": with_keys(mapping, body=(Move("K", "hbm", "smem"), *keys.body)),
+        "shares, stages and static orders": with_keys(mapping, body=(Seq((replace(leaf, stage=1), *others)),)),
+        "every Einsum is computed once (got 2 times)": with_keys(mapping, body=(Seq((leaf, leaf, *others)),)),
+        "read before it is computed": with_keys(mapping, body=(Seq((*others, leaf)),)),
+        "a rank private to an Einsum is one block": with_keys(
+            mapping, body=(Seq((replace(leaf, loops=(Loop(("e",), (1,)),)), *others)),)
+        ),
+    }
+    for reason, broken in reasons.items():
+        if "read before" in reason:
+            with pytest.raises(InputError, match=reason):
+                emit(workload, broken)
+        else:
+            assert reason in refused(workload, broken)
+
+
+def test_fusemax_mappings_are_refused():
+    cascade, machine = load_cascade("attention-1pass"), load_machine("fusemax")
+    sizes = {"B": 1, "H": 1, "P": 1024, "M": 1024, "E": 64, "F": 64}
+    mapping, workload = make("fusemax-binding", cascade, machine, sizes)
+    assert "shares, stages and static orders" in refused(workload, mapping)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "types", "reason"),
+    [
+        ({"E": 80}, {}, "rank e: no kernel can be generated: a block has 2^k coordinates (got 80)"),
+        ({"E": 8}, {}, "a side of a matrix product has at least 16 coordinates (got e: 8)"),
+        ({"P": 2**26, "E": 32}, {}, "one program's slice stays below 2147483648 elements"),
+        ({}, {"K": "fp8"}, "element types are bf16, fp16, fp32, tf32 (got fp8)"),
+        ({}, {"Q": "fp16"}, "the factors of a matrix product have one element type"),
+    ],
+)
+def test_sizes_and_types_that_no_kernel_takes_are_refused(sizes, types, reason):
+    cascade = load_cascade("attention-1pass")
+    sizes = SIZES | sizes
+    mapping = flash_attention(cascade, MACHINE, sizes)
+    mapping = replace(mapping, dtypes=tuple((dict(mapping.dtypes) | types).items()))
+    assert reason in refused(bound(mapping, cascade, sizes), mapping)
+
+
+def one_loop(text: str, names: tuple[str, ...], sizes: dict[str, int], inside: tuple[str, ...] = ()):
+    """A cascade over (p) in blocks of 16, the named Einsums in a loop over m in blocks of 16 or after it."""
+    cascade = parse(text)
+    keys = Loop(("m",), (16,), body=(Seq(tuple(Compute(n, "fma") for n in inside)),))
+    body = ((keys,) if inside else ()) + tuple(Compute(n, "fma") for n in names)
+    grid = Loop(("p",), (16,), over="sm.sm", body=body)
+    return bind(cascade, sizes), Mapping("m", cascade.name, "h100", (Group("g", (grid,)),))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("tensor X[p,m]\nY[p] = prod[m] X[p,m]\n", "reductions are add, max, min (got prod)"),
+        ("tensor X[p,m]\nY[p,m] = log(X[p,m])\n", "operations are + - * / max min exp (got log)"),
+        ("tensor X[p,m]\ntensor I[p]: int32\nY[p] = X[p,I[p]]\n", "a gathered index"),
+        ("tensor X[p,m]\nY[m] = X[p,m]\n", "it reduces over p, which is split over programs or iterations"),
+        ("tensor X[p,m]\nY[p] | m < p = max[m] X[p,m]\n", "leaves a row of the first tile without any point"),
+        ("tensor X[p,m]\nY[p] = X[p,m] * X[p,m]\n", "a matrix product of two-dimensional blocks that share the reduced rank"),
+        ("tensor X[p,m]\ntensor Z[p,m]: bool\nY[p] | Z[p,m] = max[m] X[p,m]\n", "guards are affine inequalities (got true)"),
+    ],
+)
+def test_cascades_that_no_kernel_computes_are_refused(text, reason):
+    workload, mapping = one_loop("cascade c\n" + text, ("Y",), {"P": 32, "M": 32})
+    assert reason in refused(workload, mapping)
+
+
+def test_a_reduction_that_would_see_missing_points_is_refused_rather_than_wrong():
+    text = "cascade c\ntensor X[p,m]\nY[p] | m <= p = max[m] X[p,m]\n"  # the guard stands on the reduction itself
+    assert "a reduction over points that do not exist" in refused(*one_loop(text, ("Y",), {"P": 32, "M": 32}))
