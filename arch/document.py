@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
@@ -93,16 +92,6 @@ class Document:
             elif not isinstance(data, dict) and names:
                 names[-1] += f"[{step}]"
         return ".".join(names)
-
-
-def read_text(path: str | Path) -> str:
-    """The text of a user's file; InputError when it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(Problem(f"cannot read the file: {error.strerror}", str(path))) from None
-    except UnicodeDecodeError:
-        raise InputError(Problem("is not UTF-8 text", str(path))) from None
 
 
 def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arch.machine import Machine
-from einsum.problems import InputError, Problem, suggest
+from einsum.problems import InputError, Problem, read_text, suggest
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -25,7 +25,7 @@ def load(name_or_path: str | Path) -> Machine:
         return loads(path.read_text(encoding="utf-8"), path.name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return loads(_read(path), text)
+        return loads(read_text(path), text)
     what = f"unknown machine, neither a file nor one of {', '.join(presets())}"
     raise InputError(Problem(what, got=text, hint=suggest(text, presets())))
 
@@ -52,9 +52,3 @@ def schema() -> dict[str, Any]:
     from arch.model import MachineModel
 
     return json_schema(MachineModel)
-
-
-def _read(path: Path) -> str:
-    from arch.document import read_text
-
-    return read_text(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from einsum.cascade import Access, Cascade, Expr, Guard, Name
 from einsum.parse import parse
-from einsum.problems import InputError, Problem, suggest
+from einsum.problems import InputError, Problem, read_text, suggest
 
 SUFFIX = ".cascade"
 CAUSAL = "-causal"
@@ -30,7 +30,7 @@ def load(name_or_path: str | Path) -> Cascade:
         return cascade if stem == name else _causal(cascade)
     path = Path(name)
     if path.is_file():
-        return parse(path.read_text(encoding="utf-8"), name)
+        return parse(read_text(path), name)
     if path.suffix or len(path.parts) > 1:
         raise InputError(Problem("no such file", file=name))
     raise InputError(Problem("no such cascade", path="cascade", got=name, hint=suggest(name, library())))

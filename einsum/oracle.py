@@ -161,8 +161,7 @@ class _Space:
         return slice(first, first + (1 if rank == self.rank else self.workload.extent(rank)))
 
     def _multiplies(self) -> bool:
-        einsum = self.einsum
-        return bool(einsum.reduced) and einsum.reduce_op == "add" and isinstance(einsum.expr, Access | Apply)
+        return bool(self.einsum.reduced) and self.einsum.reduce_op == "add"
 
     def _guarded(self) -> list[np.ndarray]:
         return [self._holds(guard) for guard in self.einsum.guards]

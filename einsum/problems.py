@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,16 @@ class InputError(ValueError):
         found = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.problems = tuple(sorted(found, key=lambda p: (p.file, p.line, p.column)))
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a user's file; InputError when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(Problem(f"cannot read the file: {error.strerror}", str(path))) from None
+    except UnicodeDecodeError:
+        raise InputError(Problem("is not UTF-8 text", str(path))) from None
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""stepfall: real kernels for a mapping: Triton source generated from it, interpreted, counted and compiled without a GPU."""
+"""stepfall: real kernels for a mapping: Triton source, interpreted, counted and compiled without a GPU."""

@@ -1,4 +1,4 @@
-"""Check one generated kernel three ways: its values, its counts, and that it compiles (`stepfall gpu check NAME`)."""
+"""Check a generated kernel three ways: its values, its counts, and that it compiles (`stepfall gpu check NAME`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arch.machine import Machine
 from einsum import oracle
 from einsum.cascade import Workload
 from einsum.library import load as load_cascade
-from einsum.problems import InputError, Problem
+from einsum.problems import InputError, Problem, suggest
 from gpu_backend.compare import differences, expected, seen
 from gpu_backend.emit import emit
 from gpu_backend.kernel import Kernel
@@ -22,11 +22,15 @@ from mapper.library import bound, make
 from mapper.mapping import Mapping
 from mapper.result import Result
 
+KERNELS = {  # name -> (cascade, mapping)
+    "flash-attention": ("attention-1pass", "flash-attention"),
+    "flash-attention-causal": ("attention-1pass-causal", "flash-attention"),
+}
+MACHINE = "h100"
 SIZES = {"B": 1, "H": 2, "P": 256, "M": 256, "E": 64, "F": 64}
-MACHINE, MAPPING = "h100", "flash-attention"
 SPREAD = 0.5  # standard deviation of inputs: logits of E = 64 spread by 2, so that no softmax is uniform or one-hot
 # Largest error over largest value. Two roundings to the element type dominate, of the probabilities before the second
-# product and of the result: a relative 2**-8 each in bf16, 2**-11 in fp16; fp32 sums of up to 2**12 terms stay below 5e-6.
+# product and of the result: a relative 2**-8 each in bf16, 2**-11 in fp16. fp32 sums of the sizes here stay below 5e-6.
 TOLERANCE = {"bf16": 2 * 2**-8, "fp16": 2 * 2**-11, "tf32": 2 * 2**-11, "fp32": 5e-6}
 
 
@@ -49,65 +53,70 @@ class Verdict:
         return self.error <= self.tolerance and not self.differences
 
     def __str__(self) -> str:
-        c = self.compiled
-        macs = c.value("operations", place="main loop", detail="mac")
+        value, wrong = self.compiled.value, len(self.differences)
+        counts = (
+            f"WRONG: {wrong} of {self.compared} quantities differ from" if wrong else f"ok: all {self.compared} equal"
+        )
+        macs = value("operations", place="main loop", detail="mac")
         lines = [
             f"kernel    {self.kernel.name}, {self.kernel.grid[0]} programs",
-            f"values    {'ok' if self.error <= self.tolerance else 'WRONG'}: largest error {self.error:.1e} of the largest "
-            f"value, allowed {self.tolerance:.1e}",
-            f"counts    {f'WRONG: {len(self.differences)}' if self.differences else f'ok: all {self.compared} quantities equal'}"
-            f"{' differ' if self.differences else ' the closed form'}",
+            f"values    {'ok' if self.error <= self.tolerance else 'WRONG'}: "
+            f"largest error {self.error:.1e} of the largest value, allowed {self.tolerance:.1e}",
+            f"counts    {counts} the closed form, exactly",
             *(f"          {line}" for line in self.differences),
-            f"compiled  for {c.config['target']}: {c.value('registers'):.0f} registers, {c.value('footprint'):.0f} B of shared "
-            f"memory, {c.total('spills'):.0f} B spilled, {macs:.0f} matrix MACs an iteration",
-            *(f"          note: {note}" for note in c.notes),
+            f"compiled  for {self.compiled.config['target']}: {value('registers'):.0f} registers, "
+            f"{value('footprint'):.0f} B of shared memory, {self.compiled.total('spills'):.0f} B spilled, "
+            f"{macs:.0f} matrix MACs an iteration",
+            *(f"          note: {note}" for note in self.compiled.notes),
         ]
         return "\n".join(lines)
 
-
-def require_triton() -> None:
-    """InputError that says what to install, where Triton is missing."""
-    if find_spec("triton") is None:
-        raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))
+    def as_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        kept = ("error", "tolerance", "passed", "differences", "compared")
+        results = {name: getattr(self, name).as_dict() for name in ("counted", "closed", "compiled")}
+        return {"kernel": self.kernel.name, **{name: getattr(self, name) for name in kept}, **results}
 
 
 def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> Verdict:
-    """Check the kernel of a library cascade under FlashAttention's mapping on the H100.
+    """Check one of KERNELS on the H100.
 
     `sizes` override the defaults; `dtype` is the element type of inputs and outputs. InputError for what is unknown,
     cannot be generated, or needs Triton where it is not installed.
     """
-    require_triton()
+    if name not in KERNELS:
+        raise InputError(Problem("no such kernel", path="kernel", got=name, hint=suggest(name, KERNELS)))
     from arch.read import load as load_machine
 
-    cascade, machine = load_cascade(name), load_machine(MACHINE)
+    cascade, machine = load_cascade(KERNELS[name][0]), load_machine(MACHINE)
     chosen = SIZES | dict(sizes or {})
-    mapping, _ = make(MAPPING, cascade, machine, chosen)
-    outer = {t: dtype for t in (*cascade.inputs, *cascade.outputs)}
+    mapping, _ = make(KERNELS[name][1], cascade, machine, chosen)
+    outer = dict.fromkeys((*cascade.inputs, *cascade.outputs), dtype)
     mapping = replace(mapping, dtypes=tuple((dict(mapping.dtypes) | outer).items()))
     return check_kernel(bound(mapping, cascade, chosen), mapping, machine)
 
 
 def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: int = 0) -> Verdict:
     """Generate the kernel of a mapping on a machine and check it on random inputs."""
-    require_triton()
-    check_mapping(mapping, workload, machine)
+    if find_spec("triton") is None:
+        raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))
     from gpu_backend.count import count
     from gpu_backend.static import profile
 
-    kernel = emit(workload, mapping)
+    check_mapping(mapping, workload, machine)
+    kernel, memory = emit(workload, mapping), machine.root.name
     inputs, exact = oracle_case(workload, seed)
-    outputs, counted = count(kernel, inputs, machine.root.name)
+    outputs, counted = count(kernel, inputs, memory)
     error = max(relative_error(outputs[name], exact[name]) for name in workload.cascade.outputs)
     tolerance = max(TOLERANCE[a.dtype] for a in kernel.arguments)
     closed = cost(mapping, workload, machine)
-    found = differences(closed, counted, workload, machine.root.name)
-    compared = len({*expected(closed, workload, machine.root.name), *seen(counted)})
+    found = differences(closed, counted, workload, memory)
+    compared = len({*expected(closed, workload, memory), *seen(counted)})
     return Verdict(kernel, error, tolerance, counted, closed, found, compared, profile(kernel))
 
 
 def oracle_case(workload: Workload, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Random inputs, rounded to their element types, and the float64 oracle's value of every tensor."""
+    """Random inputs, rounded to their element types, and the float64 oracle's value of every tensor. Needs Triton."""
     from gpu_backend.interpret import stored, values
 
     drawn = oracle.random_inputs(workload, seed, SPREAD)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 from einsum.cascade import Apply, Einsum, Workload, walk
 from einsum.ops import REDUCE_OPS, operation_classes
 from gpu_backend.base2 import is_root, needs_factor, scaled_tensors
 from gpu_backend.plan import is_dot
-from mapper.result import Result, Row
+from mapper.result import Result
 
+SEEN = ("operations", "combines", "bytes")
 Key = tuple[str, str, str, str]  # quantity, Einsum, tensor, detail
 
 
@@ -19,9 +20,9 @@ def expected(closed: Result, workload: Workload, memory: str) -> dict[Key, float
     Of a reduction the counter sees the combines, of a matrix product the multiply-accumulates; bytes are those at
     `memory`, whoever moves them; and a kernel multiplies by log2(e) where its logits are made (SEMANTICS 7.5).
     """
-    found: Counter[Key] = Counter()
+    found: dict[Key, float] = defaultdict(float)
     for einsum in workload.cascade.einsums:
-        found.update(_arithmetic(closed, workload, einsum))
+        found |= _arithmetic(closed, workload, einsum)
     for row in closed.select("bytes", place=memory, boundary="issued"):
         found["bytes", "", row.tensor, row.detail] += row.value
     return {key: value for key, value in found.items() if value}
@@ -36,13 +37,13 @@ def _arithmetic(closed: Result, workload: Workload, einsum: Einsum) -> dict[Key,
     combines = closed.total("combines", einsum=einsum.name, boundary="issued")
     scaled = scaled_tensors(workload.cascade)
     factors = (points - combines) * is_root(einsum, scaled)
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     if is_dot(einsum):
-        found.update(mac=points, mul=factors or (points - combines) * classes.get("mul", 0))
+        found |= {"mac": points, "mul": factors or (points - combines) * classes.get("mul", 0)}
         combines = 0
     else:
         exponents = [x.args[0] for x in walk(einsum.expr) if isinstance(x, Apply) and x.op == "exp"]
-        found.update({row.detail: row.value for row in rows})
+        found |= {row.detail: row.value for row in rows}
         found["mul"] += factors + points * sum(needs_factor(x, scaled) for x in exponents)
         if einsum.reduced:
             found[REDUCE_OPS[einsum.reduce_op].op_class] -= points
@@ -52,15 +53,13 @@ def _arithmetic(closed: Result, workload: Workload, einsum: Einsum) -> dict[Key,
 
 def seen(counted: Result) -> dict[Key, float]:
     """The issued operations and bytes of a count."""
-    rows: list[Row] = [r for quantity in ("operations", "combines", "bytes") for r in counted.select(quantity, boundary="issued")]
+    rows = [r for quantity in SEEN for r in counted.select(quantity, boundary="issued")]
     return {(r.quantity, r.einsum, r.tensor, r.detail): r.value for r in rows}
 
 
 def differences(closed: Result, counted: Result, workload: Workload, memory: str) -> tuple[str, ...]:
     """One line for each key on which the closed form and the count differ; empty when they are equal."""
     left, right = expected(closed, workload, memory), seen(counted)
-    return tuple(
-        f"{' '.join(filter(None, key))}: {closed.method} {left.get(key, 0):.0f}, {counted.method} {right.get(key, 0):.0f}"
-        for key in sorted({*left, *right})
-        if left.get(key, 0) != right.get(key, 0)
-    )
+    pairs = [(key, left.get(key, 0), right.get(key, 0)) for key in sorted({*left, *right})]
+    name = {key: " ".join(filter(None, key)) for key, _, _ in pairs}
+    return tuple(f"{name[k]}: {closed.method} {a:.0f}, {counted.method} {b:.0f}" for k, a, b in pairs if a != b)

@@ -24,8 +24,10 @@ CLASSES = {  # builder operation -> operation class
     "fadd": "add", "fsub": "add", "fmul": "mul", "fdiv": "div", "precise_divf": "div", "approx_divf": "div",
     "maximumf": "max", "maxnumf": "max", "minimumf": "min", "minnumf": "min", "exp": "exp", "exp2": "exp",
 }  # fmt: skip
-FREE = ("select", "fp_ext", "fp_trunc", "fp_to_fp", "bitcast", "si_to_fp", "ui_to_fp", "splat", "unsplat", "broadcast",
-        "expand_dims", "reshape", "trans", "join", "split", "cat", "load", "masked_load")  # moves and casts  # fmt: skip
+FREE = (  # moves, casts, and loads, which are counted by their bytes
+    "select", "fp_ext", "fp_trunc", "fp_to_fp", "bitcast", "si_to_fp", "ui_to_fp", "splat", "unsplat", "broadcast",
+    "expand_dims", "reshape", "trans", "join", "split", "cat", "load", "masked_load",
+)  # fmt: skip
 UNCOUNTED = ("atomic", "descriptor", "dot_scaled", "gather", "histogram", "inline_asm", "extern")
 
 
@@ -69,7 +71,7 @@ class Tally:
         raise IndexError(f"{self.kernel.name}: a {direction} at {self.label()} leaves every tensor")
 
     def result(self, memory: str) -> Result:
-        """Rows with boundary issued and distinct; `memory` names the place of the bytes."""
+        """Rows with boundary issued and distinct."""
         rows = [Row("programs", self.programs)]
         for (name, direction), nbytes in sorted(self.issued.items()):
             rows.append(Row("bytes", nbytes, tensor=name, place=memory, detail=direction, boundary="issued"))
@@ -83,8 +85,11 @@ class Tally:
         return Result("counted", {"kernel": self.kernel.name, "grid": list(self.kernel.grid)}, tuple(rows), notes=notes)
 
 
-def count(kernel: Kernel, inputs: Mapping[str, np.ndarray], memory: str = "hbm") -> tuple[dict[str, np.ndarray], Result]:
-    """Interpret a kernel and count: its outputs as float64, and the counts."""
+Outputs = dict[str, np.ndarray]
+
+
+def count(kernel: Kernel, inputs: Mapping[str, np.ndarray], memory: str = "hbm") -> tuple[Outputs, Result]:
+    """Interpret a kernel and count: its outputs as float64, and the counts; `memory` names the place of the bytes."""
     tensors = interpret.tensors(kernel, inputs)
     tally = Tally(kernel, tensors)
     interpret.launch(kernel, tensors, *_observed(tally))
@@ -100,19 +105,19 @@ def _observed(tally: Tally) -> tuple[type[Builder], type[Reduction]]:
             tally.programs += 1
             super().set_grid_idx(x, y, z)
 
-        def create_masked_load(self, ptrs, mask, *rest):
+        def create_masked_load(self, ptrs, mask, other, cache_policy, is_volatile):
             tally.move(ptrs.data, mask.data, "read")
-            return super().create_masked_load(ptrs, mask, *rest)
+            return super().create_masked_load(ptrs, mask, other, cache_policy, is_volatile)
 
-        def create_masked_store(self, ptrs, value, mask, *rest):
+        def create_masked_store(self, ptrs, value, mask, cache_policy):
             tally.move(ptrs.data, mask.data, "write")
-            return super().create_masked_store(ptrs, value, mask, *rest)
+            return super().create_masked_store(ptrs, value, mask, cache_policy)
 
-        def create_dot(self, a, b, d, *precision):
+        def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
             (m, k), n = a.data.shape, b.data.shape[1]
             tally.dots[str(a.dtype.scalar), m, n, k] += 1
             tally.operations[tally.label(), "mac"] += m * n * k
-            return super().create_dot(a, b, d, *precision)
+            return super().create_dot(a, b, d, input_precision, max_num_imprecise_acc)
 
     class ObservedReduction(Reduction):
         def apply_impl(self, input):

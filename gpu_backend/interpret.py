@@ -57,7 +57,7 @@ class HostTensor:
         self.name = argument.name
         self.dtype = TRITON[argument.dtype]
         self.array = self._buffer[GUARD_BYTES : GUARD_BYTES + size].view(element).reshape(argument.shape)
-        self.array[...] = np.nan if initial is None and argument.dtype != "bf16" else 0x7FC0 if initial is None else initial
+        self.array[...] = stored(np.array(np.nan), argument.dtype) if initial is None else initial
 
     def data_ptr(self) -> int:
         return self.array.ctypes.data
@@ -95,8 +95,8 @@ class Builder(InterpreterBuilder):
     def create_erf(self, arg):
         return self._in_fp32(super().create_erf, (arg,))
 
-    def create_dot(self, a, b, d, *precision):
-        return super().create_dot(_up(a), _up(b), d, *precision)
+    def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        return super().create_dot(_up(a), _up(b), d, input_precision, max_num_imprecise_acc)
 
     def cast_impl(self, src, dst_type):
         if dst_type.scalar == tl.bfloat16:
@@ -127,7 +127,7 @@ class _Launch(GridExecutor):
     def _init_args_hst(self, args_dev, kwargs):
         return args_dev, kwargs
 
-    def _restore_args_dev(self, *args):
+    def _restore_args_dev(self, args_dev, args_hst, kwargs, kwargs_hst):
         pass
 
 
@@ -155,8 +155,12 @@ def _interpreted(builder: type[Builder], reduction: type[Reduction]) -> Iterator
         triton_interpreter.interpreter_builder.__class__ = stock
 
 
-def launch(kernel: Kernel, tensors: Mapping[str, HostTensor], builder: type[Builder] = Builder,
-           reduction: type[Reduction] = Reduction) -> None:
+def launch(
+    kernel: Kernel,
+    tensors: Mapping[str, HostTensor],
+    builder: type[Builder] = Builder,
+    reduction: type[Reduction] = Reduction,
+) -> None:
     """Interpret every program of the kernel's grid, in order."""
     function = InterpretedFunction(source.load(kernel).fn)
     with _interpreted(builder, reduction):

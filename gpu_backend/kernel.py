@@ -17,10 +17,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch. The function takes the arguments in order, then every constant as `tl.constexpr`.
+    """One launch. The function takes the arguments' pointers in order, then every constant as `tl.constexpr`.
 
-    `lines` says which Einsum (or, for loads and stores, which tensor) a source line belongs to, so that an
-    interpreted kernel can be counted by Einsum. `pipelined` numbers are what the launch asks of the compiler.
+    `lines` says which Einsum (or which tensor, for a load) a source line belongs to, so that an interpreted kernel
+    can be counted by Einsum. `num_warps` and `num_stages` are what the launch asks of the compiler.
     """
 
     name: str  # of the function
@@ -28,7 +28,7 @@ class Kernel:
     arguments: tuple[Argument, ...]
     constants: tuple[tuple[str, int], ...]
     grid: tuple[int, ...]
-    lines: tuple[tuple[int, str], ...]  # (1-based source line, Einsum)
+    lines: tuple[tuple[int, str], ...]  # (1-based source line, Einsum or tensor)
     num_warps: int = 4
     num_stages: int = 2
 

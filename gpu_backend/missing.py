@@ -12,13 +12,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Num, rank_variables
+from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, rank_variables
 from einsum.ops import REDUCE_OPS
-from einsum.problems import InputError, Problem
-from gpu_backend.plan import Plan
+from einsum.problems import InputError
+from gpu_backend.plan import Plan, refusal
 
 FINITE = "finite"  # some number
 Held = float | str | None  # a number, FINITE, or unknown
+LARGE = 700.0  # exp of more is no float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +32,24 @@ class Missing:
 
 
 def missing_points(plan: Plan) -> dict[str, Missing]:
-    """For each loaded and each computed tensor; InputError where a reduction would see points that do not exist."""
-    cascade = plan.workload.cascade
-    reduced = {rank for einsum in cascade.einsums for rank in einsum.reduced}
+    """For each loaded and each computed tensor; InputError where points that do not exist would be seen.
+
+    Lanes past the end of a rank are no points at all: loads and stores leave them out.
+    """
     found: dict[str, Missing] = {}
     for load in plan.loads:
-        conditions = tuple(c for c in plan.bounds(load.access) if reduced & set(condition_ranks(c)))
+        conditions = tuple(c for c in plan.bounds(load.access) if not isinstance(c.left, Name))
         found[load.name] = Missing(conditions, 0.0 if conditions else FINITE)
-    for name in (*plan.before, *plan.inside, *plan.after):
-        found[name] = _computed(plan, cascade[name], found)
+    for name in plan.einsums:
+        found[name] = _computed(plan, plan.workload.cascade[name], found)
+        if found[name].conditions and name in plan.workload.cascade.outputs:
+            raise InputError(refusal(name, "an output with points that do not exist"))
     return found
 
 
-def condition_ranks(condition: Guard) -> tuple[str, ...]:
-    return rank_variables(Apply("+", (condition.left, condition.right)))
+def _crosses(condition: Guard, einsum: Einsum) -> bool:
+    """Whether the Einsum reduces over a rank of the condition."""
+    return bool({*rank_variables(condition.left), *rank_variables(condition.right)} & set(einsum.reduced))
 
 
 def _computed(plan: Plan, einsum: Einsum, found: Mapping[str, Missing]) -> Missing:
@@ -52,9 +57,9 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[str, Missing]) -> Missi
     inherited = dict.fromkeys(c for m in operands.values() for c in m.conditions)
     conditions = tuple(dict.fromkeys((*inherited, *einsum.guards)))
     held = None if set(einsum.guards) - set(inherited) else _everywhere(einsum.expr, operands)
-    crossed = [c for c in conditions if set(condition_ranks(c)) & set(einsum.reduced)]
-    if einsum.reduced and crossed and held != REDUCE_OPS[einsum.reduce_op].identity:
-        raise InputError(Problem("no kernel can be generated: a reduction over points that do not exist", path=einsum.name))
+    crossed = [c for c in conditions if _crosses(c, einsum)]
+    if crossed and held != REDUCE_OPS[einsum.reduce_op].identity:
+        raise InputError(refusal(einsum.name, "a reduction over points that do not exist"))
     left = tuple(c for c in conditions if c not in crossed)
     if not left:
         return Missing()
@@ -63,10 +68,10 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[str, Missing]) -> Missi
 
 
 def _wanted(plan: Plan, tensor: str, conditions: tuple[Guard, ...]) -> float | None:
-    """The identity of the first reduction that crosses one of the conditions, unless it multiplies first."""
+    """The identity of the first reduction of this tensor that crosses one of the conditions."""
     for einsum in plan.workload.cascade.einsums:
-        crosses = any(set(condition_ranks(c)) & set(einsum.reduced) for c in conditions)
-        if crosses and isinstance(einsum.expr, Access) and einsum.expr.tensor == tensor:
+        alone = isinstance(einsum.expr, Access) and einsum.expr.tensor == tensor
+        if alone and any(_crosses(c, einsum) for c in conditions):
             return REDUCE_OPS[einsum.reduce_op].identity
     return None
 
@@ -74,12 +79,12 @@ def _wanted(plan: Plan, tensor: str, conditions: tuple[Guard, ...]) -> float | N
 def _everywhere(expr: Expr, operands: Mapping[str, Missing]) -> Held:
     """The value wherever at least one operand's point does not exist; None unless it is the same in all such places."""
     partial = [name for name, m in operands.items() if m.conditions]
-    results = set()
+    results = []
     for absent in itertools.product((False, True), repeat=len(partial)):
-        if any(absent):
-            gone = {name for name, is_absent in zip(partial, absent, strict=True) if is_absent}
-            results.add(_value(expr, {name: m.held if name in gone else FINITE for name, m in operands.items()}))
-    return results.pop() if len(results) == 1 else None
+        gone = {name for name, is_absent in zip(partial, absent, strict=True) if is_absent}
+        if gone:
+            results.append(_value(expr, {name: m.held if name in gone else FINITE for name, m in operands.items()}))
+    return results[0] if results and all(r == results[0] for r in results) else None
 
 
 def _value(expr: Expr, held: Mapping[str, Held]) -> Held:
@@ -90,28 +95,26 @@ def _value(expr: Expr, held: Mapping[str, Held]) -> Held:
             return value
         case Apply("exp", (arg,)):
             inside = _value(arg, held)
-            return math.exp(inside) if isinstance(inside, float) and inside < 700 else FINITE if inside == FINITE else None
+            if isinstance(inside, float):
+                return math.exp(inside) if inside < LARGE else None
+            return inside
         case Apply(op, (left, right)):
             return _binary(op, _value(left, held), _value(right, held))
     return None
 
 
 def _binary(op: str, left: Held, right: Held) -> Held:
-    """Arithmetic where FINITE stands for any number."""
-    if left is None or right is None:
+    """Arithmetic where FINITE stands for any number: an infinity absorbs it, and 0 times it is 0."""
+    if left is None or right is None or op == "/":
         return None
     if op == "-":
-        op, right = "+", -right if isinstance(right, float) else right
+        return _binary("+", left, -right if isinstance(right, float) else right)
     numbers = [x for x in (left, right) if isinstance(x, float)]
-    if op == "*" and 0.0 in numbers and not any(map(math.isinf, numbers)):
-        return 0.0
-    if not numbers:
-        return FINITE if op in ("+", "*", "max", "min") else None
-    if len(numbers) == 1:
-        infinite = math.isinf(numbers[0])
-        absorbs = infinite and (op == "+" or (op, numbers[0]) in (("max", math.inf), ("min", -math.inf)))
-        return numbers[0] if absorbs else FINITE if op in ("max", "min") or (op in "+*" and not infinite) else None
-    a, b = numbers
-    if op == "+":
-        return None if math.isnan(a + b) else a + b
-    return {"*": a * b, "max": max(a, b), "min": min(a, b)}.get(op)
+    if len(numbers) == 2:
+        a, b = numbers
+        results = {"+": a + b, "*": a * b, "max": max(a, b), "min": min(a, b)}
+        return None if math.isnan(results[op]) else results[op]
+    if not numbers or not math.isinf(numbers[0]):
+        return 0.0 if op == "*" and numbers == [0.0] else FINITE
+    absorbs = {"+": True, "*": None, "max": numbers[0] > 0, "min": numbers[0] < 0}[op]
+    return None if absorbs is None else numbers[0] if absorbs else FINITE

@@ -13,15 +13,18 @@ _LABEL = re.compile(r"^\s*(\.L_x?_?\w+):")
 _SPIN_WAIT = 6  # a loop of at most so many instructions waits for a barrier and computes nothing
 
 MIX = {  # class -> pattern of opcodes; the first that matches
-    "HGMMA": r"HGMMA", "HMMA": r"HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": r"MUFU", "FFMA": r"FFMA", "FMUL": r"FMUL",
-    "FADD": r"FADD", "FMNMX": r"FMNMX", "FSETP/FSEL": r"FS(ETP|EL)", "F2F": r"F2F", "UTMALDG": r"UTMALDG",
-    "LDGSTS": r"LDGSTS", "LDG": r"LDG(?!DEPBAR)", "STG": r"STG", "LDS/LDSM": r"LDS", "STS/STSM": r"STS", "LDL": r"LDL", "STL": r"STL",
-    "SHFL": r"SHFL", "barrier": r"(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)", "branch": r"(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
+    "HGMMA": "HGMMA", "HMMA": "HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": "MUFU", "FFMA": "FFMA", "FMUL": "FMUL",
+    "FADD": "FADD", "FMNMX": "FMNMX", "FSETP/FSEL": "FS(ETP|EL)", "F2F": "F2F", "UTMALDG": "UTMALDG",
+    "LDGSTS": "LDGSTS", "LDG": "LDG(?!DEPBAR)", "STG": "STG", "LDS/LDSM": "LDS", "STS/STSM": "STS", "LDL": "LDL",
+    "STL": "STL", "SHFL": "SHFL", "barrier": "(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)",
+    "branch": "(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
+    """One machine instruction; `predicate` is empty where it is unconditional."""
+
     predicate: str
     opcode: str
     operands: str
@@ -33,9 +36,6 @@ class Code:
 
     instructions: tuple[Instruction, ...]
     loops: tuple[tuple[int, ...], ...]
-
-    def loop(self, number: int) -> tuple[Instruction, ...]:
-        return tuple(self.instructions[i] for i in self.loops[number])
 
     @property
     def main_loop(self) -> tuple[Instruction, ...]:
@@ -104,10 +104,11 @@ def _dominates(dominator: dict[int, int], header: int, node: int) -> bool:
 
 def mix(instructions: tuple[Instruction, ...]) -> dict[str, int]:
     """Instructions by class of MIX; the others are `other`."""
-    counted = Counter(
-        next((name for name, pattern in MIX.items() if re.match(f"U?{pattern}", x.opcode)), "other") for x in instructions
-    )
-    return dict(sorted(counted.items()))
+    return dict(sorted(Counter(_class(x.opcode) for x in instructions).items()))
+
+
+def _class(opcode: str) -> str:
+    return next((name for name, pattern in MIX.items() if re.match(f"U?{pattern}", opcode)), "other")
 
 
 def matrix_flops(instructions: tuple[Instruction, ...], warps: int) -> int:

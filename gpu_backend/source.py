@@ -10,9 +10,9 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gpu_backend.kernel import Kernel
 
@@ -20,13 +20,13 @@ from gpu_backend.kernel import Kernel
 @cache
 def cache_dir() -> Path:
     """`$XDG_CACHE_HOME/stepfall` or `~/.cache/stepfall`; a new private directory where neither can be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(home) / "stepfall"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stepfall"
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
         return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no home is known
         return Path(tempfile.mkdtemp(prefix="stepfall-"))
 
 
@@ -39,11 +39,11 @@ def path(kernel: Kernel, folder: Path | None = None) -> Path:
     if not file.exists():
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as part:
             part.write(kernel.source)
-        os.replace(part.name, file)
+        Path(part.name).replace(file)
     return file
 
 
-def load(kernel: Kernel, folder: Path | None = None) -> Callable[..., object]:
+def load(kernel: Kernel, folder: Path | None = None) -> Any:
     """The kernel's `triton.jit` function, imported from its file (once for each source)."""
     file = path(kernel, folder)
     name = f"stepfall_kernels.{file.stem}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import triton
@@ -25,7 +26,7 @@ CAPABILITY = 90  # Triton compiles capability 90 as sm_90a, which has wgmma
 ALIGNED = 16  # bytes; what allocators give, and what a launch would specialise on
 
 
-def compile(kernel: Kernel) -> CompiledKernel:
+def compiled(kernel: Kernel) -> CompiledKernel:
     """The kernel compiled for sm_90a; its cache lies beside the generated sources."""
     function = source.load(kernel)
     signature = {f"{a.name}_ptr": f"*{TRITON[a.dtype]}" for a in kernel.arguments}
@@ -34,8 +35,8 @@ def compile(kernel: Kernel) -> CompiledKernel:
     options = {"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, "enable_fp_fusion": True}
     with knobs.cache.scope():
         knobs.cache.dir = str(source.cache_dir() / "triton")
-        code = ASTSource(function, signature, dict(kernel.constants), attributes)
-        return triton.compile(code, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
+        text = ASTSource(function, signature, dict(kernel.constants), attributes)
+        return triton.compile(text, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
 
 
 def profile(kernel: Kernel) -> Result:
@@ -43,21 +44,26 @@ def profile(kernel: Kernel) -> Result:
 
     Row `operations` at place `main loop` is the matrix multiply-accumulates of one iteration by the whole program.
     """
-    compiled = compile(kernel)
+    code = compiled(kernel)
     with tempfile.TemporaryDirectory() as folder:
-        registers, spilled = _assembled(compiled, Path(folder))
-        code = sass.parse(_disassembled(compiled, Path(folder)))
-    loop = code.main_loop
+        registers, spilled = _assembled(code, Path(folder))
+        listing = sass.parse(_disassembled(code, Path(folder)))
+    loop = listing.main_loop
     macs = sass.matrix_flops(loop, kernel.num_warps) // 2
-    rows = [Row("registers", registers), Row("footprint", compiled.metadata.shared, place="smem")]
+    rows = [Row("registers", registers), Row("footprint", code.metadata.shared, place="smem")]
     rows += [Row("spills", n, detail=direction) for direction, n in spilled.items()]
     rows.append(Row("operations", macs, place="main loop", detail="mac", boundary="issued"))
-    for place, instructions in (("kernel", code.instructions), ("main loop", loop)):
+    for place, instructions in (("kernel", listing.instructions), ("main loop", loop)):
         rows += [Row("instructions", n, place=place, detail=name) for name, n in sass.mix(instructions).items()]
-    config = {"kernel": kernel.name, "target": "sm_90a", "num_warps": kernel.num_warps, "num_stages": kernel.num_stages,
-              "triton": triton.__version__}
+    config = {
+        "kernel": kernel.name,
+        "target": "sm_90a",
+        "num_warps": kernel.num_warps,
+        "num_stages": kernel.num_stages,
+        "triton": triton.__version__,
+    }
     result = Result("compiled", config, tuple(rows))
-    return Result("compiled", config, tuple(rows), notes=tuple(_notes(result)))
+    return replace(result, notes=tuple(_notes(result)))
 
 
 def _notes(result: Result) -> list[str]:
@@ -70,16 +76,24 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-def _assembled(compiled: CompiledKernel, folder: Path) -> tuple[int, dict[str, int]]:
+def _assembled(code: CompiledKernel, folder: Path) -> tuple[int, dict[str, int]]:
     """(registers a thread, spilled bytes a thread), which the assembler reports when it is asked as Triton asks it."""
     from triton.backends.nvidia.compiler import get_ptxas
 
-    text = compiled.asm["ptx"]
+    text = code.asm["ptx"]
     (folder / "kernel.ptx").write_text(text)
     target = re.search(r"\.target (sm_\w+)", text)
     assert target, "PTX without a target"
-    command = [get_ptxas(CAPABILITY).path, "-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={target[1]}",
-               "kernel.ptx", "-o", "kernel.o"]
+    command = [
+        get_ptxas(CAPABILITY).path,
+        "-v",
+        "-lineinfo",
+        "--regAllocOptLevel=2",
+        f"--gpu-name={target[1]}",
+        "kernel.ptx",
+        "-o",
+        "kernel.o",
+    ]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
@@ -87,7 +101,7 @@ def _assembled(compiled: CompiledKernel, folder: Path) -> tuple[int, dict[str, i
     return int(used[1]), {"read": int(spills[2]), "write": int(spills[1])}
 
 
-def _disassembled(compiled: CompiledKernel, folder: Path) -> str:
-    (folder / "kernel.cubin").write_bytes(compiled.asm["cubin"])
+def _disassembled(code: CompiledKernel, folder: Path) -> str:
+    (folder / "kernel.cubin").write_bytes(code.asm["cubin"])
     command = [knobs.nvidia.nvdisasm.path, "-c", "kernel.cubin"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout

@@ -14,6 +14,7 @@ from arch.machine import Machine, Memory
 from einsum.cascade import Workload
 from einsum.domain import existing_points
 from mapper.mapping import Mapping, Phases, Seq
+from mapper.place import own_memory
 from mapper.result import Result, Row
 from mapper.work import GroupWork, Transfer, Work, expand, group_works
 
@@ -29,7 +30,7 @@ def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
         latency += group_bound_s(group, counted, machine)
     rows.append(Row("latency", latency))
     rows += energy_rows(rows, groups, machine, latency)
-    rows += ratios(rows, latency)
+    rows += ratios(rows, latency, machine)
     config = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name, "sizes": dict(workload.sizes)}
     return Result("closed form", config, tuple(rows))
 
@@ -76,7 +77,7 @@ def instances(group: GroupWork, machine: Machine) -> int:
 def _transfer_rows(group: GroupWork, transfer: Transfer, machine: Machine) -> Iterator[Row]:
     nbytes = group.total(transfer.when, transfer.nbytes)
     writer = transfer.einsums[0] if transfer.kind in ("read", "write") else ""
-    for place, detail, copies in ((transfer.source, "read", 1), (transfer.target, "write", transfer.copies)):
+    for place, detail, copies in transfer.ends:
         memory = machine.memory(place)
         yield Row("bytes", nbytes * copies, writer, transfer.tensor, place, detail, "issued")
         bandwidth = port_bytes_per_s(memory, detail)
@@ -125,11 +126,14 @@ def _phase_s(leaves: tuple[str, ...], by_einsum: dict[str, dict[str, float]]) ->
 def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine, latency: float) -> Iterator[Row]:
     """Energy from counts: operations on units, accesses of memories, registers at the units, static power."""
     for group in groups:
+        charged: set[str] = set()
         for work in group.works:
             issued = group.total(work.when, work.points)
             joules = sum(n * work.unit.ops[c].energy_j for c, n in expand(work.classes, work.unit).items())
             yield Row("energy", issued * joules, work.name, place=work.unit.name)
-            yield from _register_rows(work, issued, machine)
+            if work.classes and work.name not in charged:  # on several units a point still has its operands once
+                charged.add(work.name)
+                yield from _operand_rows(group, work, issued, machine)
     for row in rows:
         if row.quantity == "bytes":
             memory = machine.memory(row.place)
@@ -140,25 +144,34 @@ def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine
         yield Row("energy", machine.static_power_w * latency, place="static")
 
 
-def _register_rows(work: Work, issued: float, machine: Machine) -> Iterator[Row]:
-    """Each operation reads its operands from the unit's own memory and writes its result there; a reduction also
-    reads the running value."""
-    memory = next(n for n in reversed(machine.path(work.unit.name)[:-1]) if isinstance(n, Memory))
-    reads = len(dict.fromkeys(work.einsum.reads)) + bool(work.einsum.reduced)
-    for detail, times, each in (("read", reads, memory.read_energy_j), ("write", 1, memory.write_energy_j)):
-        if work.classes:
-            yield Row("accesses", issued * times, work.name, place=memory.name, detail=f"{detail} by operations")
-            yield Row("energy", issued * times * each, work.name, place=memory.name, detail=f"{detail} by operations")
+def _operand_rows(group: GroupWork, work: Work, issued: float, machine: Machine) -> Iterator[Row]:
+    """Each point reads its operands from the memory right above the unit and writes its result there; of a reduction
+    all but those that begin a running value read it too."""
+    memory = own_memory(machine, work.unit.name)
+    begun = group.total(work.started, work.begun) if work.einsum.reduced else issued
+    reads = len(dict.fromkeys(work.einsum.reads)) * issued + issued - begun
+    for detail, times, each in (("read", reads, memory.read_energy_j), ("write", issued, memory.write_energy_j)):
+        yield Row("accesses", times, work.name, place=memory.name, detail=f"{detail} by operations")
+        yield Row("energy", times * each, work.name, place=memory.name, detail=f"{detail} by operations")
 
 
-def ratios(rows: list[Row], latency: float) -> Iterator[Row]:
-    """Utilisation of each place, and each Einsum's share of the time on each unit."""
-    busy: dict[str, float] = defaultdict(float)
+def ratios(rows: list[Row], latency: float, machine: Machine) -> Iterator[Row]:
+    """Utilisation of each place, and each Einsum's share of it: for a memory port busy over latency, for a unit the
+    issued operations over those that all its instances and lanes could have issued."""
+    used: dict[str, float] = defaultdict(float)
+    shares: dict[tuple[str, str], float] = defaultdict(float)
+    units = {unit.name: unit for unit in machine.units}
     for row in rows:
-        if row.quantity == "busy":
-            busy[row.place] += row.value
-    for place, seconds in busy.items():
-        yield Row("utilization", seconds / latency, place=place)
-    for row in rows:
-        if row.quantity == "busy" and not row.tensor:
-            yield Row("share", row.value / latency, row.einsum, place=row.place)
+        if row.quantity == "operations" and row.boundary == "issued":
+            unit = units[row.place]
+            cycles = sum(n * unit.ops[c].cycles for c, n in expand({row.detail: 1}, unit).items())
+            slots = machine.instances(unit.name) * unit.lanes * unit.clock_hz * latency
+            shares[row.place, row.einsum] += row.value * cycles / slots
+        elif row.quantity == "busy" and row.place not in units:
+            used[row.place] += row.value / latency
+    for (place, _), share in shares.items():
+        used[place] += share
+    for place, value in used.items():
+        yield Row("utilization", value, place=place)
+    for (place, einsum), share in shares.items():
+        yield Row("share", share, einsum, place=place)

@@ -26,7 +26,9 @@ class Hold:
 
     `deep` buffers (2: the next iteration's part is filled while this one is used); `part` < 1 keeps that fraction
     and spills the rest to the next memory out; `over` names an axis along which the copies are `spread`;
-    `along` names a rank along which producer and consumer walk in step, so that only `deep` coordinates of it live.
+    `along` names a rank along which producer and consumer walk in step, so that only `deep` steps of it live.
+    `users` are the Einsums that find the tensor here (all of them if empty); the others see the next hold out.
+    `inplace` names a tensor whose buffers this one takes over, element by element.
     """
 
     tensor: str
@@ -36,6 +38,8 @@ class Hold:
     over: str | None = None
     spread: str = "replicated"  # of SPREADS; has a meaning only with `over`
     along: str | None = None
+    users: tuple[str, ...] = ()
+    inplace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

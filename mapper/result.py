@@ -15,8 +15,8 @@ QUANTITIES = {
     "latency": "s",  # end to end
     "busy": "s",  # time that a unit or memory port (place) works on an Einsum or moves a tensor
     "stall": "s",  # time that a unit (place) waits; detail: the cause
-    "utilization": "1",  # busy over latency of a unit (place)
-    "share": "1",  # busy of an Einsum on a unit over latency
+    "utilization": "1",  # of a unit (place) issued operations over what it could issue, of a port busy over latency
+    "share": "1",  # of an Einsum in the utilization of a unit
     "operations": "op",  # detail: operation class, useful | issued
     "combines": "op",  # reductions' combine operations: points in less points out; detail as for operations
     "bytes": "B",  # moved at a memory (place); detail: read | write; boundary says issued or distinct

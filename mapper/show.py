@@ -76,7 +76,9 @@ def _hold(h: Hold) -> str:
     text += f", {h.deep} deep" if h.deep != 1 else ""
     text += f", {h.part:g} of it" if h.part != 1 else ""
     text += f", {h.spread} over {h.over}" if h.over else ""
-    return text + (f", along {h.along}" if h.along else "")
+    text += f", along {h.along}" if h.along else ""
+    text += f", for {' '.join(h.users)}" if h.users else ""
+    return text + (f", in place of {h.inplace}" if h.inplace else "")
 
 
 def _timing(node: Compute | Move) -> str:

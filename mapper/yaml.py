@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
-from arch.document import Document, Place as FilePlace, Strict, json_schema, parse, read_text, render, told_apart_by
+from arch.document import Document, Place as FilePlace, Strict, json_schema, parse, render, told_apart_by
+from einsum.problems import read_text
 from mapper.mapping import (
     GUARD,
     Compute,
@@ -88,6 +89,8 @@ class HoldModel(Strict):
     over: str | None = None
     spread: Literal["replicated", "sharded", "multicast"] = "replicated"
     along: str | None = None
+    users: list[str] = Field(default_factory=list)
+    inplace: str | None = None
 
 
 NodeModel = Annotated[
@@ -274,7 +277,8 @@ class _Builder:
         holds = []
         for i, h in enumerate(m.hold):
             self._note((*key, "holds", i), (*place, "hold", i))
-            holds.append(Hold(h.tensor, h.memory, h.deep, h.part, h.over, h.spread, h.along))
+            users = tuple(h.users)
+            holds.append(Hold(h.tensor, h.memory, h.deep, h.part, h.over, h.spread, h.along, users, h.inplace))
         tile = m.tile or (1,) * len(m.ranks)
         return Loop(m.ranks, tile, m.over, m.fill, m.extent, m.offset, m.combine, tuple(holds), body)
 

@@ -21,8 +21,8 @@ def fills(b: Builder) -> None:
     """The fill of each hold, after the hold further out has the slice."""
     for hold, fill in b.held("fill"):
         slot = _slot(b, hold, fill)
-        outer = [f"have {_label(h, t)}" for h, t in b.held("fill") if t.tensor == fill.tensor and t.target == fill.source]
-        ends = b.move(fill, [Dep(have) for have in outer], fill.name, (slot,))
+        outer = [(h, t) for h, t in b.held("fill") if t.tensor == fill.tensor and t.target == fill.source]
+        ends = b.move(fill, [Dep(f"have {_label(h, t)}") for h, t in outer], fill.name, (slot,))
         _have(b, hold, fill, ends)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from einsum.problems import InputError, Problem, suggest
 from sim.program import CONDITIONS, Extreme, Program, Table, Task, loops_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def check(program: Program) -> None:
@@ -98,6 +100,8 @@ def _slots(program: Program) -> Iterator[Problem]:
 def _standstill(program: Program) -> Iterator[Problem]:
     """Waits that close a circle in the steady state. An edge (u, v, w) says: v of tile n + w waits for u of tile n; a
     circle of total weight zero or less can never proceed. Only tasks that exist in every tile count."""
+    import networkx as nx  # here, since it is slow to import
+
     always = [t.name for t in program.tasks if not t.when]
     graph = nx.MultiDiGraph()
     for task in always:
@@ -124,6 +128,8 @@ def _standstill(program: Program) -> Iterator[Problem]:
 
 def _circle(graph: nx.MultiDiGraph) -> list[str]:
     """A circle of total weight zero or less, or nothing: scaled so that such a circle, and no other, is negative."""
+    import networkx as nx
+
     n, scaled = len(graph) + 1, nx.DiGraph()
     for u, v, w in graph.edges(data="weight"):
         weight = min(w * n - 1, scaled[u][v]["weight"] if scaled.has_edge(u, v) else w * n)

@@ -51,12 +51,11 @@ class Engine:
         self._deps = [_relative(t.deps, program) for t in program.tasks]
         # static order of each resource as (task, stage); empty where the oldest tile comes first
         self.orders = [[(program.position[t], s) for t, s in r.order or ()] for r in program.resources]
-        self._unordered = [k for k, r in enumerate(self._resource) if r < 0 or not self.orders[r]]
         self.turns = [[0, 0] for _ in program.resources]  # step and place in the order
         self.free = [s.count for s in program.slots]
         self.running: list[tuple[int, int, int] | None] = [None] * len(names)  # number, task, end in env time
         self.latent: list[tuple[int, int, int]] = []  # pure latencies that run
-        self._ready: list[list[int]] = [[] for _ in program.tasks]  # heaps of tile numbers, without a static order
+        self._ready: dict[int, list[int]] = {}  # task without a static order -> heap of tile numbers
         self.ready_count = [0] * len(program.tasks)
         self.pending: list[list[tuple[int, int]]] = [[] for _ in names]  # heaps of (number, task) not started
         self._grant_due = False
@@ -112,7 +111,7 @@ class Engine:
             if (r := self._resource[k]) >= 0:
                 heapq.heappush(self.pending[r], (tile.number, k))
             for producer, a in self.unmet(tile, k):
-                producer.waiters[a].append((tile, k))
+                producer.waiters.setdefault(a, []).append((tile, k))
                 tile.need[k] += 1
             if not tile.need[k]:
                 ready.append((tile, k))
@@ -145,7 +144,7 @@ class Engine:
             tile.state[k], tile.cached = READY, None
             self.ready_count[k] += 1
             if r < 0 or not self.orders[r]:
-                heapq.heappush(self._ready[k], tile.number)
+                heapq.heappush(self._ready.setdefault(k, []), tile.number)
 
     def _finish(self, tile: Tile, k: int) -> list[tuple[Tile, int]]:
         """Mark a task as ended and give its slots back; what waited for nothing else."""
@@ -159,7 +158,7 @@ class Engine:
         if not tile.left:
             del self.open[tile.number], self.by_index[tile.index]
         ready = []
-        for waiter, j in tile.waiters[k]:
+        for waiter, j in tile.waiters.get(k, ()):
             waiter.need[j] -= 1
             if not waiter.need[j]:
                 ready.append((waiter, j))
@@ -175,10 +174,10 @@ class Engine:
     def _best(self) -> tuple[int, int] | None:
         """(tile number, task) to grant next: the least of those that are ready and find resource and slots free."""
         best = None
-        for k in self._unordered:
-            queue, r = self._ready[k], self._resource[k]
+        for k, queue in self._ready.items():
+            r = self._resource[k]
             idle = r < 0 or self.running[r] is None
-            if queue and idle and (best is None or (queue[0], k) < best) and self.slots_free(k):
+            if idle and (best is None or (queue[0], k) < best) and self.slots_free(k):
                 best = queue[0], k
         for r, order in enumerate(self.orders):
             if order and self.running[r] is None and (turn := self.turn(r)) is not None:
@@ -189,7 +188,10 @@ class Engine:
         return best
 
     def slots_free(self, k: int) -> bool:
-        return all(self.free[s] for s in self.acquires[k])
+        for s in self.acquires[k]:  # noqa: SIM110 - plain, for speed: it runs for every candidate of every grant
+            if not self.free[s]:
+                return False
+        return True
 
     def turn(self, r: int) -> tuple[int, int] | None:
         """The (tile number, task) that resource r's static order comes to next; None when nothing is left.
@@ -212,6 +214,8 @@ class Engine:
         tile, r = self.open[number], self._resource[k]
         if r < 0 or not self.orders[r]:
             heapq.heappop(self._ready[k])
+            if not self._ready[k]:
+                del self._ready[k]
         for s in self.acquires[k]:
             self.free[s] -= 1
         tile.state[k], tile.cached = RUNNING, None

@@ -33,7 +33,7 @@ def simulate(mapping: Mapping, workload: Workload, machine: Machine, fold: bool 
     rows = [row for r in runs for row in _rows(r)]
     rows.append(Row("latency", latency))
     rows += energy_rows(rows, group_works(mapping, workload, machine), machine, latency)
-    rows += ratios(rows, latency)
+    rows += ratios(rows, latency, machine)
     names = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name}
     one, tiles = sum(r.simulated for r in runs), sum(r.tiles for r in runs)
     note = f"{one} of {tiles} tiles run one by one"

@@ -16,6 +16,6 @@ class Tile:
         self.number, self.index, self.shape = number, index, shape
         self.state = bytearray(ABSENT if v < 0 else WAITING for v in shape.variant)
         self.need = [0] * len(self.state)
-        self.waiters: list[list[tuple[Tile, int]]] = [[] for _ in self.state]
+        self.waiters: dict[int, list[tuple[Tile, int]]] = {}
         self.left = len(self.state) - self.state.count(ABSENT)
         self.cached: bytes | None = None

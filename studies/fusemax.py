@@ -183,8 +183,9 @@ def _draw_latency(points: list[Point], canvas: Canvas) -> None:
         for design, style in zip(DESIGNS, ("--", "-"), strict=True):
             mine = [p for p in points if (p.design, p.model) == (design, model)]
             gap = [p.simulated.latency_s / p.closed.latency_s - 1 for p in mine]
-            axis.loglog([LENGTHS[p.length] for p in mine], gap, style, color=f"C{color}", marker=".",
-                        label=f"{model} {design}")
+            axis.loglog(
+                [LENGTHS[p.length] for p in mine], gap, style, color=f"C{color}", marker=".", label=f"{model} {design}"
+            )
     axis.set_xlabel("sequence length")
     axis.set_ylabel("simulated time over closed-form bound, less 1")
     axis.grid(alpha=0.3, which="both")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,14 @@ from mapper.result import Provenance
 
 Cell = str | int | float | None
 WIDTH = 160  # columns of a table that does not go to a terminal
+
+
+def check_place(path: Path) -> None:
+    """InputError, before a long run, if nothing could be written at `path` after it."""
+    nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "permission denied" if nearest.is_dir() else f"{nearest.name} is not a directory"
+        raise InputError(Problem(f"cannot write: {what}", got=str(path)))
 
 
 @contextmanager

@@ -119,11 +119,11 @@ def show_mapping(**options: Any) -> None:
 
 
 @commands.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Write CSV tables, figures and summary.json there.")
 @json_option
 def study(**options: Any) -> None:
-    """Answer a study's question: tables, figures and the error against published numbers."""
+    """Print a study's tables, figures and errors against published numbers. Without a name: list the studies."""
     from studies.cli import study as command
 
     command.study(**options)
@@ -135,10 +135,10 @@ def gpu() -> None:
 
 
 @gpu.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @json_option
 def check(**options: Any) -> int:
-    """Generate the kernel of a cascade, compare its values and counts, and compile it. Needs no GPU."""
+    """Generate a kernel, check values and counts, and compile it, without a GPU. Without a name: list the kernels."""
     from studies.cli import gpu as command
 
     return command.check(**options)

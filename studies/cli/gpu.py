@@ -11,10 +11,13 @@ from studies import report
 OK, FAILED = 0, 1
 
 
-def check(name: str, as_json: bool) -> int:
-    """Print the verdict on a cascade's kernel; exit code 1 if its values or its counts are wrong."""
-    from gpu_backend.check import check as check_kernel
+def check(name: str | None, as_json: bool) -> int:
+    """Print the verdict on a kernel, or the names of those that ship; 1 if its values or its counts are wrong."""
+    from gpu_backend.check import KERNELS, check as check_kernel
 
+    if name is None:
+        print("\n".join(KERNELS))
+        return OK
     verdict = check_kernel(name)
     stamp = provenance(verdict.kernel)
     if as_json:

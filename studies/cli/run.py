@@ -18,6 +18,8 @@ SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # 
 
 def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: Path | None, as_json: bool) -> None:
     """Print both results; with `trace` write a trace of the simulation."""
+    if trace:
+        report.check_place(trace.parent)
     closed, simulated = results(cascade, machine, mapping, sizes, trace)
     if as_json:
         print(json.dumps({"results": [closed.as_dict(), simulated.as_dict()]}, indent=1, allow_nan=False))

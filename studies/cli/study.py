@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from studies import report, study as studies
 
 
-def study(name: str, out: Path | None, as_json: bool) -> None:
-    """Print a study's tables or its JSON; with `out` write its files too."""
-    answer = studies.run(name, progress=lambda what: print(what, file=sys.stderr))
+def study(name: str | None, out: Path | None, as_json: bool) -> None:
+    """Print a study's tables or its JSON, or the names of all studies; with `out` write its files too."""
+    from rich.console import Console
+
+    if name is None:
+        print("\n".join(studies.names()))
+        return
+    if out:
+        report.check_place(out)
+    with Console(stderr=True).status("") as status:  # shown on a terminal only
+        answer = studies.run(name, progress=status.update)
     files = studies.write(answer, out) if out else ()
     if as_json:
         print(json.dumps(answer.as_dict(), indent=1, allow_nan=False))

@@ -1,6 +1,8 @@
 """A scratch folder with good input files to spoil, and a way to run the command line there."""
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +10,11 @@ import pytest
 
 import stepfall
 
-SIZES = "B=1,H=1,E=64,F=64,M=1024,P=1024"
+GOOD = {
+    "good.cascade": ("cascade", "attention-1pass"),
+    "good_machine.yaml": ("machine", "fusemax", "--yaml"),
+    "good_mapping.yaml": ("mapping", "fusemax-binding", "--size", "B=1,H=1,E=64,F=64,M=1024,P=1024", "--yaml"),
+}
 
 
 @dataclass(frozen=True)
@@ -20,26 +26,25 @@ class Answer:
     err: str
 
 
-@pytest.fixture
-def stepfall_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run `stepfall ARGV` in a folder that holds good.cascade, good_machine.yaml and good_mapping.yaml."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv: str) -> Answer:
+def run(*argv: str) -> Answer:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
         code = stepfall.main(list(argv))
-        captured = capsys.readouterr()
-        return Answer(code, captured.out, captured.err)
+    return Answer(code, out.getvalue(), err.getvalue())
 
-    for name, argv in GOOD.items():
-        answer = run("show", *argv)
-        assert answer.code == 0, answer.err
-        (tmp_path / name).write_text(answer.out)
+
+@pytest.fixture(scope="session")
+def good_files() -> dict[str, str]:
+    """What `stepfall show` prints, by file name."""
+    answers = {name: run("show", *argv) for name, argv in GOOD.items()}
+    assert all(answer.code == 0 for answer in answers.values()), answers
+    return {name: answer.out for name, answer in answers.items()}
+
+
+@pytest.fixture
+def stepfall_in(good_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """`stepfall_in(*ARGV)` runs a command line in a folder that holds the good files."""
+    for name, text in good_files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
     return run
-
-
-Run = Callable[..., Answer]
-GOOD = {
-    "good.cascade": ("cascade", "attention-1pass"),
-    "good_machine.yaml": ("machine", "fusemax", "--yaml"),
-    "good_mapping.yaml": ("mapping", "fusemax-binding", "--size", SIZES, "--yaml"),
-}

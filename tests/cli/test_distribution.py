@@ -1,14 +1,18 @@
-"""The wheel holds every file of every package and nothing else; the version is stated once and copied truly."""
+"""The wheel is complete, the version is copied truly, and the README's examples work."""
 
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import stepfall
 
 ROOT = Path(stepfall.__file__).parent
+README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -30,10 +34,23 @@ def test_version_is_the_same_everywhere():
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_readme_shows_commands_that_exist(stepfall_in):
-    """Each `stepfall ...` line of the README parses: the command and its options exist."""
-    lines = (ROOT / "README.md").read_text().replace("\\\n", " ").replace("$ ", "").splitlines()
+def test_commands_of_the_readme_exist(stepfall_in):
+    """Each `stepfall ...` line parses: the command and its options exist."""
+    lines = README.replace("\\\n", " ").replace("$ ", "").splitlines()
     commands = [line.split()[1:] for line in lines if line.startswith("stepfall ")]
     assert len(commands) >= 6
     for command in commands:
         assert stepfall_in(*command, "--help").code == 0, command
+
+
+def test_session_of_the_readme_is_what_happens(stepfall_in):
+    ((command, said),) = re.findall(r"^\$ stepfall (.*)\n((?:error: .*\n)+)", README, re.MULTILINE)
+    answer = stepfall_in(*command.split())
+    assert (answer.code, answer.err) == (2, said)
+
+
+def test_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(example, {})
+    bound, run, energy = map(float, capsys.readouterr().out.split())
+    assert 0 < bound <= run and energy > 0

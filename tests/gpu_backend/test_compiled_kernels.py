@@ -1,18 +1,19 @@
 """Generated kernels compiled for sm_90a with no GPU: matrix instructions, work of an iteration, no spills."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from flash import build
 
 from gpu_backend import sass
 from gpu_backend.check import check
 from gpu_backend.emit import emit
 from gpu_backend.static import profile
-from test_generated_kernels import build
 
 
 def test_flash_attention_compiles_to_wgmma_without_spills():
-    workload, mapping = build("attention-1pass-causal", "bf16", {"P": 256, "M": 256}, (64, 64))
+    workload, mapping = build("attention-1pass-causal", "bf16", {"P": 256, "M": 256})
     result = profile(emit(workload, mapping))
     assert result.config["target"] == "sm_90a" and result.notes == ()
     assert result.total("spills") == 0 and 0 < result.value("registers") < 255
@@ -32,10 +33,11 @@ def test_fp32_has_no_wgmma_and_the_notes_say_so():
 
 
 def test_check_passes_and_prints_a_verdict():
-    verdict = check("attention-1pass", {"P": 128, "M": 128}, "fp16")
+    verdict = check("flash-attention", {"P": 128, "M": 128}, "fp16")
     assert verdict.passed
     text = str(verdict)
-    assert "values    ok" in text and "counts    ok: all 19 quantities equal the closed form" in text and "sm_90a" in text
+    assert "values    ok" in text and "counts    ok: all 19 equal the closed form" in text and "sm_90a" in text
+    assert json.loads(json.dumps(verdict.as_dict()))["passed"]
     wrong = replace(verdict, differences=("bytes K read: closed form 1, counted 2",))
     assert not wrong.passed and "bytes K read: closed form 1, counted 2" in str(wrong)
     assert not replace(verdict, error=1.0).passed
@@ -69,7 +71,8 @@ def test_a_block_placed_out_of_line_belongs_to_its_loop_and_a_backward_branch_al
 
 
 @pytest.mark.parametrize(
-    ("opcode", "flops"), [("HGMMA.64x64x16.F32", 2 * 64 * 64 * 16), ("HMMA.16816.F32", 4 * 2 * 16 * 8 * 16), ("FFMA", 0)]
+    ("opcode", "flops"),
+    [("HGMMA.64x64x16.F32", 2 * 64 * 64 * 16), ("HMMA.16816.F32", 4 * 2 * 16 * 8 * 16), ("FFMA", 0)],
 )
 def test_matrix_flops_of_four_warps(opcode, flops):
     assert sass.matrix_flops((sass.Instruction("", opcode, ""),), warps=4) == flops

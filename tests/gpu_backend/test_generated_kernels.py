@@ -5,19 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flash import MACHINE, build, mutant
 
-from arch.read import load as load_machine
-from einsum.library import load as load_cascade
 from gpu_backend.check import TOLERANCE, oracle_case, relative_error
 from gpu_backend.compare import differences, expected, seen
 from gpu_backend.count import count
 from gpu_backend.emit import emit
 from gpu_backend.interpret import run
-from gpu_backend.kernel import Kernel
 from mapper.cost import cost
-from mapper.library import bound, flash_attention
 
-MACHINE = load_machine("h100")
 CASES = [  # cascade, element type, sizes, (BM, BN)
     ("attention-1pass", "bf16", {"P": 256, "M": 256}, (64, 64)),
     ("attention-1pass", "fp16", {"P": 128, "M": 192}, (64, 64)),
@@ -30,20 +26,6 @@ CASES = [  # cascade, element type, sizes, (BM, BN)
     ("attention-1pass-causal", "bf16", {"P": 256, "M": 100}, (32, 64)),
     ("attention-1pass-causal", "bf16", {"P": 70, "M": 256}, (64, 64)),
 ]
-
-
-def build(name, dtype, sizes, blocks, **changes):
-    cascade = load_cascade(name)
-    sizes = {"B": 1, "H": 2, "E": 64, "F": 64} | sizes
-    mapping = flash_attention(cascade, MACHINE, sizes, *blocks)
-    types = dict(mapping.dtypes) | {t: dtype for t in "QKV"} | {"AV": dtype}
-    mapping = replace(mapping, dtypes=tuple(types.items()), **changes)
-    return bound(mapping, cascade, sizes), mapping
-
-
-def mutant(kernel: Kernel, old: str, new: str) -> Kernel:
-    assert kernel.source.count(old) == 1, old
-    return replace(kernel, source=kernel.source.replace(old, new))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join([c[0], c[1], *(f"{k}{v}" for k, v in c[2].items())]))
@@ -96,14 +78,18 @@ def test_distinct_bytes_are_the_tensors_themselves_and_a_causal_kernel_leaves_ou
 
 
 MUTANTS = {  # what is wrong with it: (source, replacement, counts that differ)
-    "no causal skip": ("tl.minimum(M1, (p_tile * 64 + 127) // 64)", "M1", {"bytes K read", "bytes V read", "operations BQK mac"}),
-    "K loaded twice": ("m = m1 * M0 + m0", "m = m1 * M0 + m0; BK = {load}", {"bytes K read"}),
+    "no causal skip": (
+        "tl.minimum(M1, (p_tile * 64 + 127) // 64)", "M1", {"bytes K read", "bytes V read", "operations BQK mac"},
+    ),
+    "K loaded twice": ("m = m1 * M0 + m0", "m = m1 * M0 + m0; BK = {BK}", {"bytes K read"}),
+    "Q loaded twice": ("e = tl.arange(0, E)", "e = tl.arange(0, E); Q = {Q}", {"bytes Q read"}),
     "an extra divide": ("AV = RNV / RD[:, None]", "AV = RNV / RD[:, None] / 1.0", {"operations AV div"}),
-    "an extra maximum": ("RM_next = tl.maximum(RM, LM)", "RM_next = tl.maximum(tl.maximum(RM, LM), LM)", {"operations RM max"}),
-    "exp of the mask again": ("PRM = tl.exp2(RM - RM_next)", "PRM = tl.exp2(RM - RM_next); SLN = tl.exp2(BQK - RM_next[:, None])",
-                              {"operations PRM exp"}),
-    "a row of Q more than once": ("RD = tl.full([P_TILE], 0.0, tl.float32)", "RD = tl.full([P_TILE], 0.0, tl.float32); Q = {q}",
-                                  {"bytes Q read"}),
+    "an extra maximum": ("RM_next = tl.maximum(RM, LM)", "RM_next = tl.maximum(tl.maximum(RM, LM), LM)",
+                         {"operations RM max"}),
+    "SLN computed twice": ("SLN = tl.exp2(BQK - RM_next[:, None])",
+                           "SLN = tl.exp2(BQK - RM_next[:, None]); SLN = tl.exp2(BQK - RM_next[:, None])",
+                           {"operations SLN exp", "operations SLN add"}),
+    "a division in every iteration": ("SPD = RD * PRM", "SPD = RD * PRM / 1.0", {"operations SPD div"}),
 }  # fmt: skip
 
 
@@ -111,8 +97,7 @@ MUTANTS = {  # what is wrong with it: (source, replacement, counts that differ)
 def test_a_mutant_that_passes_values_fails_counts(name):
     workload, mapping = build("attention-1pass-causal", "bf16", {"P": 192, "M": 192}, (64, 64))
     kernel = emit(workload, mapping)
-    loads = {k: next(x.split(" = ", 1)[1] for x in kernel.source.splitlines() if x.strip().startswith(f"{v} = "))
-             for k, v in (("load", "BK"), ("q", "Q"))}  # fmt: skip
+    loads = {t: kernel.source.split(f"    {t} = ")[1].splitlines()[0] for t in ("BK", "Q")}
     old, new, wrong = MUTANTS[name]
     inputs, exact = oracle_case(workload, seed=2)
     outputs, counted = count(mutant(kernel, old, new.format(**loads)), inputs)
@@ -139,7 +124,8 @@ def test_a_mutant_with_wrong_values_fails_values(old, new, sizes):
 
 def test_a_load_outside_its_tensor_is_caught():
     workload, mapping = build("attention-1pass", "bf16", {"P": 64, "M": 100}, (64, 64))
-    broken = mutant(emit(workload, mapping), "m[:, None] * E + e[None, :], mask=m[:, None] < M, other=0.0", "m[:, None] * E + e[None, :]")
+    address = "m[:, None] * E + e[None, :]"
+    broken = mutant(emit(workload, mapping), f"{address}, mask=m[:, None] < M, other=0.0", address)
     with pytest.raises(Exception, match="a read at BK leaves every tensor"):
         count(broken, oracle_case(workload, 0)[0])
 

@@ -5,7 +5,7 @@ import pytest
 import triton
 from hypothesis import given, strategies as st
 
-from gpu_backend import interpret, source
+from gpu_backend import interpret
 from gpu_backend.kernel import Argument, Kernel
 
 SOURCE = '''"""Element-wise arithmetic in bf16."""
@@ -83,13 +83,15 @@ def test_a_product_of_bf16_blocks_is_exact_in_fp32():
 
 
 def test_triton_is_as_it_was_after_a_launch():
-    from triton.runtime import interpreter
-    from triton.runtime.jit import JITFunction
+    def state():
+        from triton.runtime import interpreter
+        from triton.runtime.jit import JITFunction
 
-    jit = next(c for c in JITFunction.__mro__ if "__call__" in vars(c))
-    before = (jit.__call__, interpreter.ReduceOps, type(interpreter.interpreter_builder), triton.language.max, triton.language.load)
+        language, builder = triton.language, type(interpreter.interpreter_builder)
+        return JITFunction.__call__, interpreter.ReduceOps, builder, language.max, language.load
+
+    before = state()
     interpret.run(kernel("X + Y"), {"X": np.ones(LANES), "Y": np.ones(LANES)})
     with pytest.raises(Exception, match="no_such"):
         interpret.run(kernel("tl.no_such(X)"), {"X": np.ones(LANES), "Y": np.ones(LANES)})
-    after = (jit.__call__, interpreter.ReduceOps, type(interpreter.interpreter_builder), triton.language.max, triton.language.load)
-    assert after == before
+    assert state() == before

@@ -1,0 +1,145 @@
+"""The transfers that holds and leaves imply. SEMANTICS 5.6 and 5.7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from einsum.cascade import Access, rank_variables
+from mapper.mapping import Hold, Leaf
+from mapper.nest import When
+from mapper.place import Placement, Variants, unit_names
+from mapper.tile import overflowing, state_rank, storage, varying_ranks, whole
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes of a tensor that one grid instance moves in a tile that satisfies `when`.
+
+    `fill` brings a hold's slice in, `drain` takes it out; `read` and `write` go between the memory that holds a
+    leaf's operand and the one right above its unit. `copies`: instances of the target that receive each element.
+    `spilled`: the part of an access that a partial hold sends on to the next memory out, where alone it counts.
+    """
+
+    kind: str  # fill | drain | read | write
+    tensor: str
+    source: str  # memory
+    target: str  # memory
+    when: When
+    nbytes: Variants
+    einsums: tuple[str, ...]  # readers of a fill or read, writers of a drain or write
+    hold: Hold | None = None  # of a fill or drain
+    depth: int = 0  # the hold stands on the nest's loop `depth - 1`
+    copies: int = 1
+    spilled: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'spilled ' if self.spilled else ''}{self.kind} {self.tensor} {self.source}>{self.target}"
+
+    @property
+    def ends(self) -> tuple[tuple[str, str, int], ...]:
+        """(memory, "read" | "write", times) of each access that it makes."""
+        read, write = (self.source, "read", 1), (self.target, "write", self.copies)
+        if self.spilled:
+            return (read,) if self.kind in ("fill", "read") else (write,)
+        return read, write
+
+
+def transfers(place: Placement) -> Iterator[Transfer]:
+    """Everything that a tile of the group moves."""
+    for tensor in dict.fromkeys(h.tensor for loop in place.loops for h in loop.holds):
+        outer, around = place.home(tensor), None
+        for hold, depth in place.holds(tensor, place.loops):
+            if outer is not None:
+                for transfer in _in_and_out(place, tensor, hold, depth, outer):
+                    yield from _with_spill(place, transfer, around)
+            outer, around = hold.memory, hold
+    for leaf in place.leaf.values():
+        yield from _accesses(place, leaf)
+
+
+def _with_spill(place: Placement, transfer: Transfer, held: Hold | None) -> Iterator[Transfer]:
+    """The access of a held tensor and, if only a part is held, what goes on to the next memory out."""
+    yield transfer
+    if held is not None and held.part < 1:
+        outer, inner = place.beyond(held.memory), held.memory
+        ends = (outer, inner) if transfer.kind in ("fill", "read") else (inner, outer)
+        rest = tuple((when, (1 - held.part) * n) for when, n in transfer.nbytes)
+        kind = {"fill": "read", "drain": "write"}.get(transfer.kind, transfer.kind)
+        yield replace(transfer, kind=kind, source=ends[0], target=ends[1], nbytes=rest, hold=None, spilled=True)
+
+
+def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: str) -> Iterator[Transfer]:
+    """What a hold implies: it brings its slice in from the next hold out, or takes it there, or both (a state)."""
+    cascade, name = place.cascade, storage(place.cascade, tensor)
+    ranks = varying_ranks(cascade, tensor)
+    idle = [i for i, loop in enumerate(place.nest.loops) if i >= depth and loop.rank not in ranks]
+    access = whole(cascade, tensor)
+    kinds = place.bytes(cascade.tensor[tensor].ranks, overflowing(place.workload, access), access, hold.part)
+    state = state_rank(cascade, tensor)
+    user = lambda einsum: not hold.users or einsum in hold.users
+    written = tensor in place.leaf and user(tensor)
+    carried = written and any(loop.rank == state for loop in place.nest.loops[:depth])
+    readers = tuple(filter(user, place.readers(tensor)))
+    if not written or carried:
+        copies = math.prod(n for rank, n in place.spatial(place.leaf[readers[0]], hold.memory) if rank not in ranks)
+        when = tuple((i, "first") for i in idle)
+        yield Transfer("fill", name, outer, hold.memory, when, kinds, readers, hold, depth, copies)
+    if written:
+        when = tuple((i, "last") for i in idle)
+        yield Transfer("drain", name, hold.memory, outer, when, kinds, (tensor,), hold, depth)
+
+
+def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
+    """The leaf's own reads and writes of memories other than its unit's own, through which they pass."""
+    node, einsum = leaf.node, place.cascade[leaf.node.einsum]
+    own, name = place.own_memory(unit_names(node)[0]), einsum.name
+    when = tuple((i, side) for rank, side in node.at for i in place.nest.positions(rank))
+
+    def moved(kind: str, access: Access, source: str, target: str, kinds: Variants) -> Iterator[Transfer]:
+        used = rank_variables(access)
+        copies = math.prod(n for rank, n in place.spatial(leaf, own) if rank not in used) if kind == "read" else 1
+        made = Transfer(kind, storage(place.cascade, access.tensor), source, target, when, kinds, (name,), copies=copies)
+        yield from _with_spill(place, made, place.hold(access.tensor, leaf))
+
+    def kinds(access: Access, times: int) -> Variants:
+        return place.bytes(einsum.ranks, place.cut(einsum), access, times)
+
+    for access in dict.fromkeys(einsum.reads):
+        memory = place.memory(access.tensor, leaf)
+        if memory != own:
+            yield from moved("read", access, memory, own, kinds(access, _repeats(place, leaf, access)))
+    memory, output = place.memory(name, leaf), einsum.output
+    if memory != own:
+        times, started = _repeats(place, leaf, output), place.started(einsum)
+        yield from moved("write", output, own, memory, kinds(output, times))
+        if started:  # partial results come back to be added to, all but the first
+            again = kinds(output, times)
+            first = tuple(((*when, *started), n) for when, n in kinds(output, times - 1))
+            merged = tuple(pair for both in zip(first, again, strict=True) for pair in both)
+            yield from moved("read", output, memory, own, merged)
+        elif times > 1:
+            yield from moved("read", output, memory, own, kinds(output, times - 1))
+
+
+def _repeats(place: Placement, leaf: Leaf, access: Access) -> int:
+    """How often each element is fetched in a tile: once for every iteration of a private temporal loop that does not
+    vary it but encloses one that does, and for every instance along an axis that cannot multicast."""
+    loops, used = leaf.node.loops, set(rank_variables(access))
+    left = {rank: place.nest.extent(rank) for loop in loops for rank in loop.ranks}
+    counts = []
+    for loop in loops:
+        counts.append(math.prod(math.ceil(left[r] / t) for r, t in zip(loop.ranks, loop.tile, strict=True)))
+        left |= {r: min(left[r], t) for r, t in zip(loop.ranks, loop.tile, strict=True)}
+    varies = [loop.over is None and n > 1 and bool(used & set(loop.ranks)) for loop, n in zip(loops, counts, strict=True)]
+    repeats = 1
+    for i, (loop, count) in enumerate(zip(loops, counts, strict=True)):
+        if used & set(loop.ranks):
+            continue
+        if loop.over is None:
+            repeats *= count if any(varies[i:]) else 1
+        elif not place.axis(loop.over).multicast:
+            repeats *= min(count, place.axis(loop.over).size)
+    return repeats

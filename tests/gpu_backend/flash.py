@@ -1,0 +1,26 @@
+"""FlashAttention's workloads and mappings for the tests of this folder."""
+
+from dataclasses import replace
+
+from arch.read import load as load_machine
+from einsum.library import load as load_cascade
+from gpu_backend.kernel import Kernel
+from mapper.library import bound, flash_attention
+
+MACHINE = load_machine("h100")
+
+
+def build(name, dtype, sizes, blocks=(64, 64)):
+    """(workload, mapping) with inputs and outputs of `dtype`; B=1, H=2, E=F=64 unless `sizes` says otherwise."""
+    cascade = load_cascade(name)
+    sizes = {"B": 1, "H": 2, "E": 64, "F": 64} | sizes
+    mapping = flash_attention(cascade, MACHINE, sizes, *blocks)
+    types = dict(mapping.dtypes) | dict.fromkeys(("Q", "K", "V", "AV"), dtype)
+    mapping = replace(mapping, dtypes=tuple(types.items()))
+    return bound(mapping, cascade, sizes), mapping
+
+
+def mutant(kernel: Kernel, old: str, new: str) -> Kernel:
+    """The kernel with one place of its source changed."""
+    assert kernel.source.count(old) == 1, old
+    return replace(kernel, source=kernel.source.replace(old, new))

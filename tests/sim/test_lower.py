@@ -1,0 +1,205 @@
+"""Lowered mappings: small cases by hand, the published designs, and what is refused."""
+
+import csv
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+
+from arch.machine import Array, Axis, Machine, Memory, OpCost, Unit
+from arch.read import load as load_machine
+from einsum.bind import bind
+from einsum.library import load as load_cascade
+from einsum.parse import parse
+from einsum.problems import InputError
+from mapper.cost import cost
+from mapper.library import make
+from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Order, Pipe, Seq
+from sim.fold import run, run_full
+from sim.lower import lower
+from sim.program import TICKS_PER_CYCLE
+from sim.run import simulate
+
+HEADS = {"BERT": {"B": 64, "H": 12, "E": 64, "F": 64}, "XLM": {"B": 64, "H": 16, "E": 128, "F": 128}}
+LENGTH = {"1K": 2**10, "4K": 2**12, "16K": 2**14, "64K": 2**16, "256K": 2**18, "1M": 2**20}
+TOLERANCE = {"1K": 1e-3, "4K": 1e-4, "16K": 1e-5}  # from 64K on: 1e-6
+
+
+def published(design: str) -> list[dict[str, str]]:
+    text = files("studies").joinpath("reference", "fusemax", f"{design}.csv").read_text()
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def design(name: str, model: str, length: str):
+    machine, n = load_machine("fusemax"), LENGTH[length]
+    mapping, workload = make(name, load_cascade("attention-1pass"), machine, {**HEADS[model], "M": n, "P": n})
+    return mapping, workload, machine
+
+
+@pytest.mark.parametrize(("name", "source"), [("fusemax-binding", "attn-binding"), ("fusemax-architecture", "attn-arch")])
+def test_simulated_designs_equal_the_published_rows(name, source):
+    rows = published(source)
+    assert len(rows) == 12
+    for row in rows:
+        result = simulate(*design(name, row["model"], row["seq_len"]))
+        tolerance = TOLERANCE.get(row["seq_len"], 1e-6)
+        assert result.latency_s == pytest.approx(float(row["latency"]), rel=tolerance)
+        assert result.value("utilization", place="pe_2d") == pytest.approx(float(row["util_2d"]), rel=tolerance)
+        assert result.value("utilization", place="pe_1d") == pytest.approx(float(row["util_1d"]), rel=tolerance)
+
+
+def test_counts_of_a_folded_design_equal_the_closed_form():
+    case = design("fusemax-binding", "BERT", "1M")
+    ours, closed = simulate(*case), cost(*case)
+    assert ours.notes == ("894 of 12884901888 tiles run one by one",)
+    for quantity in ("bytes", "operations", "tiles"):
+        wanted = {r.key: 0.0 for r in closed.rows if r.quantity == quantity and r.boundary != "useful"}
+        for r in closed.rows:
+            if r.key in wanted:
+                wanted[r.key] += r.value
+        assert {r.key: r.value for r in ours.rows if r.quantity == quantity} == wanted
+    assert ours.total("busy") == pytest.approx(closed.total("busy"), rel=1e-7)  # transfers round up to ticks
+    assert ours.energy_j == pytest.approx(closed.energy_j, rel=1e-12)
+    for place in ("pe_1d", "pe_2d", "dram"):
+        assert ours.total("busy", place=place) + ours.total("stall", place=place) == pytest.approx(ours.latency_s)
+
+
+def test_static_order_and_phases_a_tile_with_one_tile_of_queries():
+    """With P1 = 1 nothing hides the state's latency: 138 cycles a tile in order, 458 in phases, 200 oldest first."""
+    machine = load_machine("fusemax")
+    sizes = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 256, "M": 256 * 400}
+    for name, cycles in (("fusemax-binding", 138), ("fusemax-architecture", 458), ("fusemax-greedy", 200)):
+        mapping, workload = make(name, load_cascade("attention-1pass"), machine, sizes)
+        (program,) = lower(mapping, workload, machine)
+        assert run(program).makespan / 400 / TICKS_PER_CYCLE == pytest.approx(cycles, rel=0.01)
+
+
+def test_phases_wait_for_the_array_to_drain():
+    machine = load_machine("fusemax")
+    sizes = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 256, "M": 256 * 3}
+    mapping, workload = make("fusemax-architecture", load_cascade("attention-1pass"), machine, sizes)
+    (program,) = lower(mapping, workload, machine)
+    found = {(s.task, s.tile[3]): s for s in run_full(program, trace_tiles=3).spans}  # tile: b, h, p, m1, p'
+    for m1 in (0, 1, 2):
+        assert found["RM", m1].start - found["LM", m1].end == 256 * TICKS_PER_CYCLE
+        assert found["SLN", m1].start == found["PRM", m1].start == found["RM", m1].end
+        assert found["SPNV", m1].start == found["SLNV", m1].start == max(found["SLD", m1].end, found["SPD", m1].end)
+    assert found["RD", 0].start == found["BQK", 1].start == found["RNV", 0].end
+    assert ("AV", 1) not in found
+    assert found["AV", 2].start == found["RD", 2].end
+
+
+# One Einsum behind one memory port: everything can be counted on fingers.
+SCALE = parse("cascade scale\ntensor X[i,e]\ntensor W[e]\nY[i,e] = X[i,e] * W[e]\n")
+
+
+def machine(read_bytes_per_s: float = 4e9, latency_s: float = 0.0) -> Machine:
+    """One lane at 1 GHz behind a buffer; a 4-byte word arrives each cycle. Writes cost nothing."""
+    unit = Unit("lane", 1e9, {"mul": OpCost(3, 1e-12), "mac": OpCost(3, 1e-12)})
+    array = Array("line", (Axis("x", 1),), (Memory("regs", (unit,)),))
+    dram = Memory("dram", (Memory("buffer", (array,)),), read_bytes_per_s=read_bytes_per_s, shared_port=False,
+                  latency_s=latency_s)
+    return Machine("one-lane", 1e9, dram)
+
+
+def scaled(deep: int, parent=Pipe, n: int = 10, e: int = 5, **fields):
+    leaf = Compute("Y", "lane", loops=(Loop(("e",), (1,)),))
+    holds = (Hold("X", "buffer", deep=deep), Hold("W", "buffer"))
+    rows = Loop(("i",), (1,), holds=holds[:1], body=(parent((leaf,), **fields),))
+    mapping = Mapping("scale", "scale", "one-lane", (Group("all", (Loop(("i",), (n,), holds=holds[1:], body=(rows,)),)),))
+    return mapping, bind(SCALE, {"I": n, "E": e})
+
+
+def cycles(case, on: Machine) -> float:
+    (program,) = lower(*case, on)
+    folded, full = run(program), run_full(program)
+    assert folded.makespan == full.makespan
+    return full.makespan / TICKS_PER_CYCLE
+
+
+def test_one_buffer_serialises_and_two_overlap():
+    fill, work, n = 5, 15, 10
+    assert cycles(scaled(1, open=1, ahead=3), machine()) == fill + n * (fill + work)  # W first, then X after X
+    assert cycles(scaled(2, open=1, ahead=3), machine()) == 2 * fill + n * work
+    assert cycles(scaled(1, Seq), machine()) == fill + n * (fill + work)
+    assert cycles(scaled(2, Seq), machine()) == 2 * fill + n * work
+
+
+def test_prefetch_goes_as_far_as_tiles_are_launched():
+    assert cycles(scaled(4, open=1, ahead=0), machine()) == 5 + 10 * (5 + 15)
+    assert cycles(scaled(4, open=1, ahead=1), machine()) == 2 * 5 + 10 * 15
+
+
+def test_a_slow_port_bounds_the_time():
+    """1 byte a cycle: W and each X take 20 cycles; the last product follows the last X."""
+    assert cycles(scaled(2, open=1, ahead=3), machine(1e9)) == 20 + 10 * 20 + 15
+
+
+def test_latency_of_a_memory_is_paid_once_when_hidden():
+    assert cycles(scaled(2, open=1, ahead=3), machine(latency_s=7e-9)) == 2 * 5 + 7 + 10 * 15
+    assert cycles(scaled(1, Seq), machine(latency_s=7e-9)) == 5 + 7 + 15 + 9 * (5 + 7 + 15) + 5
+
+
+def test_ticks_round_up():
+    """456.9 bytes a cycle: no transfer is faster than its bytes allow, nor slower by more than a tick."""
+    (program,) = lower(*scaled(1, open=1, ahead=1), machine(456.9e9))
+    ticks = program["fill X dram>buffer"].ticks
+    assert 0 <= ticks - 20 / 456.9 * TICKS_PER_CYCLE < 1
+
+
+def _split(node, rank: str, tile: int):
+    """The mapping with the loop over a rank split in two."""
+    if isinstance(node, Loop):
+        body = tuple(_split(n, rank, tile) for n in node.body)
+        if node.ranks == (rank,) and body:
+            return Loop((rank,), (tile,), body=(replace(node, body=body),))
+        return replace(node, body=body)
+    return node
+
+
+@pytest.mark.parametrize("name", ["fusemax-binding", "fusemax-greedy", "fusemax-architecture"])
+def test_splitting_the_loop_of_the_state_changes_nothing(name):
+    """The state passes from the last inner iteration to the first of the next outer one."""
+    machine_ = load_machine("fusemax")
+    sizes = {"B": 1, "H": 2, "E": 64, "F": 64, "P": 1024, "M": 256 * 12}
+    mapping, workload = make(name, load_cascade("attention-1pass"), machine_, sizes)
+    group = mapping.groups[0]
+    split = replace(mapping, groups=(replace(group, body=tuple(_split(n, "m1", 4) for n in group.body)),))
+    assert [len(x.loops) for m in (mapping, split) for x in lower(m, workload, machine_)] == [5, 6]
+    one, two = (run(lower(m, workload, machine_)[0]) for m in (mapping, split))
+    assert one.makespan == two.makespan
+    assert {r: one.busy(r) for r in one.stalls} == {r: two.busy(r) for r in two.stalls}
+
+
+def test_spatial_loops_around_a_group_are_refused():
+    gpu = load_machine("h100")
+    sizes = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 128, "M": 128}
+    mapping, workload = make("flash-attention", load_cascade("attention-1pass"), gpu, sizes)
+    with pytest.raises(InputError, match=r"spatial loop around a group is not simulated yet \(got sm.sm\)"):
+        lower(mapping, workload, gpu)
+
+
+def test_an_order_that_stands_still_is_refused():
+    mapping, workload, on = design("fusemax-binding", "BERT", "1K")
+    swapped = (("pe_2d", ("LM", "BQK", "SLN", "SLD", "SLNV")), mapping_order(mapping)[1])
+    wrong = _with_schedule(mapping, Order(swapped))
+    with pytest.raises(InputError, match="wait for each other in a circle"):
+        lower(wrong, workload, on)
+
+
+def _pipe(node):
+    return node if isinstance(node, Pipe) else _pipe(node.body[0])
+
+
+def mapping_order(mapping: Mapping):
+    return _pipe(mapping.groups[0].body[0]).schedule.units
+
+
+def _with_schedule(mapping: Mapping, schedule) -> Mapping:
+    def rebuilt(node):
+        if isinstance(node, Pipe):
+            return replace(node, schedule=schedule)
+        return replace(node, body=tuple(map(rebuilt, node.body)))
+
+    group = mapping.groups[0]
+    return replace(mapping, groups=(replace(group, body=tuple(map(rebuilt, group.body))),))
