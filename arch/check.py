@@ -90,6 +90,7 @@ def _array(a: Array) -> Iterator[Problem]:
     for name, times in Counter(axis.name for axis in a.axes).items():
         if times > 1:
             yield Problem(f"{times} axes have the name {name}", path=a.name)
+    yield from _not_negative(a.name, area=a.area_m2)
     for axis in a.axes:
         yield from _positive(f"{a.name}.axes.{axis.name}", size=axis.size)
     if not a.axes:

@@ -72,11 +72,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Array:
-    """A fan-out: everything below stands once per coordinate of the axes."""
+    """A fan-out: everything below stands once per coordinate of the axes. `area_m2` is that of the array's wiring."""
 
     name: str
     axes: tuple[Axis, ...]
     children: tuple[Node, ...]
+    area_m2: float = 0.0
 
     @property
     def size(self) -> int:
@@ -146,6 +147,12 @@ class Machine:
     def instances(self, name: str) -> int:
         """How many copies of the node the machine has."""
         return math.prod(axis.size for _, axis in self.axes(name))
+
+    def area_m2(self, name: str = "") -> float:
+        """Area of the subtree at the node `name`, in all its instances; of the whole machine by default."""
+        path = self.path(name or self.root.name)
+        below = [p for p in self._paths.values() if p[: len(path)] == path]
+        return sum(p[-1].area_m2 * self.instances(p[-1].name) for p in below)
 
 
 def _walk(path: tuple[Node, ...]) -> Iterator[tuple[Node, ...]]:

@@ -156,6 +156,7 @@ class ArrayModel(Strict):
     source: str | None = None
     clock: Frequency | None = None
     axes: list[AxisModel] = Field(min_length=1)
+    area: Area | None = None
     children: list[NodeModel] = Field(min_length=1)
 
 
@@ -292,7 +293,8 @@ class Builder:
         for i, a in enumerate(m.axes):
             size = self._number(a, "size", f"{m.array}.axes.{a.name}", (*place, "axes", i), clock, m.source)
             axes.append(Axis(a.name, int(size), a.multicast, a.reduce))
-        return Array(m.array, tuple(axes), self._children(m.children, place, clock))
+        area = self._number(m, "area", m.array, place, clock) or 0.0
+        return Array(m.array, tuple(axes), self._children(m.children, place, clock), area)
 
     def _unit(self, m: UnitModel, place: Place, clock: float) -> Unit:
         self.places.setdefault(m.unit, (*place, "unit"))

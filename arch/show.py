@@ -112,7 +112,9 @@ class _Dumper:
                 return self._memory(node) | {"children": [self.node(c, clock) for c in node.children]}
             case Array():
                 axes = [self._axis(node.name, axis) for axis in node.axes]
-                return {"array": node.name, "axes": axes, "children": [self.node(c, clock) for c in node.children]}
+                area = self.number(f"{node.name}.area", node.area_m2, "area")
+                data = {"array": node.name, "axes": axes} | ({"area": area} if node.area_m2 else {})
+                return data | {"children": [self.node(c, clock) for c in node.children]}
             case Unit():
                 return self._unit(node, clock)
 

@@ -57,6 +57,14 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class TopK:
+    """Data-dependent populate: along `ranks` only the `count` largest points of the expression exist, with value 1."""
+
+    ranks: tuple[str, ...]
+    count: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Einsum:
     """One statement. `name` is the tensor that it writes; `ranks` is its iteration space, outputs' ranks first."""
 
@@ -67,6 +75,7 @@ class Einsum:
     guards: tuple[Guard, ...] = ()
     init: float | None = None  # value of the iterative rank's coordinate 0
     line: int = field(default=0, compare=False)
+    topk: TopK | None = None
 
     @property
     def name(self) -> str:
@@ -92,8 +101,13 @@ class Einsum:
     @property
     def reads(self) -> tuple[Access, ...]:
         """Every access of the right-hand side and of the guards, in order, gathers inside indices included."""
-        exprs = (self.expr, *(side for guard in self.guards for side in (guard.left, guard.right)))
-        return tuple(a for expr in exprs for a in walk(expr) if isinstance(a, Access))
+        return tuple(a for expr in self.right for a in walk(expr) if isinstance(a, Access))
+
+    @property
+    def right(self) -> tuple[Expr, ...]:
+        """Every expression but the left-hand side: the value, the count of a top-k, both sides of each guard."""
+        count = (self.topk.count,) if self.topk else ()
+        return (self.expr, *count, *(side for guard in self.guards for side in (guard.left, guard.right)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,7 @@ class Cascade:
         """Size symbols that a binding must give, sorted: those of ranks and expressions less the defined ones."""
         used = {r.upper() for r in (*self.ranks, *(r for t in self.tensors for r in t.ranks))}
         for e in self.einsums:
-            for expr in (e.output, e.expr, *(s for g in e.guards for s in (g.left, g.right))):
+            for expr in (e.output, *e.right):
                 used |= {n.name for n in walk(expr) if isinstance(n, Name) and n.name.isupper()}
         for _, definition in self.sizes:
             used |= {n.name for n in walk(definition) if isinstance(n, Name)}

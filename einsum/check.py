@@ -81,9 +81,10 @@ class _Checker:
             first[einsum.name] = einsum
             statement = _Statement(self.cascade, self.source, einsum)
             yield from statement.output()
-            for expr in (einsum.expr, *(side for g in einsum.guards for side in (g.left, g.right))):
+            for expr in einsum.right:
                 yield from statement.expression(expr)
             yield from statement.guards()
+            yield from statement.topk()
             yield from statement.ranks()
 
     def sizes(self) -> Iterator[Problem]:
@@ -149,6 +150,10 @@ class _Checker:
                 cycle = " -> ".join((*sorted(names), min(names)))
                 what = f"cycle {cycle}, but {einsum.name} does not step along {rank}"
                 yield self.source.problem(einsum, what, path=einsum.name)
+            for einsum in component:
+                if einsum.topk and rank in einsum.topk.ranks:
+                    what = f"topk chooses along {rank}, which its cycle steps along"
+                    yield self.source.problem(einsum, what, path=einsum.name)
             for einsum, access in ((e, a) for e in component for a in e.reads if not astray):
                 if access.tensor in names and _step(access, self.cascade[access.tensor], rank) == "other":
                     what = f"inside its cycle {access.tensor} is read at {rank} or an earlier coordinate only"
@@ -276,6 +281,24 @@ class _Statement:
                 if isinstance(node, Name) and node.name.islower() and node.name not in self.einsum.ranks:
                     what = f"rank variable {node.name} is bound on neither side of the statement"
                     yield self.problem(node, what, hint=suggest(node.name, self.einsum.ranks))
+
+    def topk(self) -> Iterator[Problem]:
+        """A top-k chooses along ranks of the left, reduces none, carries no state, and its count is a whole number."""
+        einsum, topk = self.einsum, self.einsum.topk
+        if topk is None:
+            return
+        for rank in einsum.reduced:
+            yield self.problem(einsum, f"topk keeps every rank of its operand, but {rank} is not on the left")
+        for rank in topk.ranks:
+            if rank not in einsum.output_ranks or topk.ranks.count(rank) > 1:
+                hint = suggest(rank, einsum.output_ranks)
+                yield self.problem(einsum, "topk chooses along ranks of the left-hand side, each once", rank, hint)
+        for rank in rank_variables(topk.count):
+            if rank not in einsum.output_ranks or rank in topk.ranks:
+                yield self.problem(topk.count, f"the count of a topk cannot depend on rank {rank}")
+        if einsum.iterative:
+            yield self.problem(einsum, "a topk carries no state: its left-hand side cannot be iterative")
+        yield from self._index(topk.count)
 
     def ranks(self) -> Iterator[Problem]:
         """Every rank of the left is used on the right; every reduced rank is a rank of some tensor."""

@@ -7,15 +7,32 @@ them under an intersecting operation, any of them under a uniting one). SEMANTIC
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from einsum.affine import Affine, affine, constraints
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Workload
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Workload, walk
 from einsum.ops import OPS
+from einsum.show import show_expr, show_guard
 
-Domain = tuple[Affine, ...]  # forms that are <= 0 where the point exists
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The points where every form is <= 0; with a `doubt`, some of them may not exist, for that reason."""
+
+    forms: tuple[Affine, ...] = ()
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where an Einsum has points, and where its output then has elements."""
+
+    inside: Domain  # over the iteration space
+    outer: Domain  # over the output's ranks
 
 
 def existing_points(workload: Workload) -> dict[str, int]:
@@ -24,69 +41,127 @@ def existing_points(workload: Workload) -> dict[str, int]:
     A guard by length or by tensor is data: it counts as true, and so do gathered indices. The state of an iterative
     Einsum is taken to exist.
     """
-    domains: dict[str, Domain] = {}
-    counts: dict[str, int] = {}
+    found = spaces(workload)
+    return {e.name: count(e.ranks, found[e.name].inside.forms, workload) for e in workload.cascade.einsums}
+
+
+def spaces(workload: Workload) -> dict[str, Space]:
+    """The space of every Einsum, in program order. Without a doubt it is exact; with one it may be too large."""
+    found: dict[str, Space] = {}
     for einsum in workload.cascade.einsums:
-        inside = _binding(_domain(einsum, workload, domains), workload)
-        counts[einsum.name] = _count(einsum.ranks, inside, workload)
-        outer = tuple(_project(form, einsum.reduced, workload) for form in inside)
-        domains[einsum.name] = () if einsum.iterative else outer
-    return counts
+        inside = _inside(einsum, workload, found)
+        outer = project(inside, einsum.reduced, workload)
+        found[einsum.name] = Space(inside, Domain(doubt=f"{einsum.name} is a state") if einsum.iterative else outer)
+    return found
 
 
-def _domain(einsum: Einsum, workload: Workload, domains: dict[str, Domain]) -> Domain:
-    return constraints(einsum, workload.sizes) + _of(einsum.expr, einsum, workload, domains)
+def access_domain(access: Access, workload: Workload, found: dict[str, Space]) -> Domain:
+    """Where an access exists: its indices lie inside the tensor, at elements that exist."""
+    cascade = workload.cascade
+    ranks = cascade.tensor[access.tensor].ranks
+    state = cascade[access.tensor].iterative if access.tensor in cascade else None
+    forms = {r: affine(i, workload.sizes) for r, i in zip(ranks, access.indices, strict=True)}
+    known = {r: form for r, form in forms.items() if form is not None}
+    inside = [
+        bound
+        for r, form in known.items()
+        for bound in (form.scaled(-1), form + Affine(1 - workload.extent(r) - (r == state)))
+    ]
+    tensor = found[access.tensor].outer if access.tensor in found else Domain(doubt=_early_state(access, cascade))
+    inherited = (form.renamed(known) for form in tensor.forms if {r for r, _ in form.terms} <= set(known))
+    odd = next((show_expr(i, "") for i, r in zip(access.indices, ranks, strict=True) if r not in known), "")
+    return Domain((*inside, *inherited), tensor.doubt or (f"index {odd}" if odd else ""))
 
 
-def _of(expr: Expr, einsum: Einsum, workload: Workload, domains: dict[str, Domain]) -> Domain:
+def binding(forms: Iterable[Affine], workload: Workload) -> tuple[Affine, ...]:
+    """Those forms that some point of the iteration space violates."""
+    greatest = lambda form: form.const + sum(max(0, f * (workload.extent(r) - 1)) for r, f in form.terms)
+    return tuple(form for form in dict.fromkeys(forms) if greatest(form) > 0)
+
+
+def project(domain: Domain, ranks: Sequence[str], workload: Workload) -> Domain:
+    """The points of the other ranks for which some coordinates of `ranks` lie in the domain."""
+    signs = {(r, f > 0) for form in domain.forms for r, f in form.terms if r in ranks}
+    torn = next((r for r in ranks if {(r, True), (r, False)} <= signs), "")
+    forms = tuple(_least(form, ranks, workload) for form in domain.forms)
+    return Domain(forms, domain.doubt or (f"bounds of {torn} on both sides" if torn else ""))
+
+
+def count(ranks: Sequence[str], forms: Sequence[Affine], workload: Workload) -> int:
+    """Points of the box of `ranks` that satisfy every form."""
+    return _count(tuple((r, workload.extent(r)) for r in ranks), binding(forms, workload))
+
+
+def _inside(einsum: Einsum, workload: Workload, found: dict[str, Space]) -> Domain:
+    value = _of(einsum.expr, workload, found)
+    doubt = next((text for guard in einsum.guards if (text := _data(guard, workload))), "")
+    return Domain(binding((*constraints(einsum, workload.sizes), *value.forms), workload), value.doubt or doubt)
+
+
+def _data(guard: Guard, workload: Workload) -> str:
+    """The guard, if it is no affine bound."""
+    sides = (affine(guard.left, workload.sizes), affine(guard.right, workload.sizes))
+    bound = guard.relation not in ("true", "!=") and None not in sides
+    return "" if bound else f"guard {show_guard(guard)}"
+
+
+def _of(expr: Expr, workload: Workload, found: dict[str, Space]) -> Domain:
     if isinstance(expr, Access):
-        return _access(expr, workload, domains)
+        return access_domain(expr, workload, found)
     if not isinstance(expr, Apply):
-        return ()
-    parts = [_of(arg, einsum, workload, domains) for arg in expr.args if not _is_state(arg, workload.cascade)]
-    if OPS[expr.op].merge == "union" and len(parts) > 1:
-        return tuple(form for form in parts[0] if all(form in other for other in parts[1:]))
-    return tuple(dict.fromkeys(form for part in parts for form in part))
+        return Domain()
+    parts = [_of(arg, workload, found) for arg in expr.args]
+    doubt = next((part.doubt for part in parts if part.doubt), "")
+    if OPS[expr.op].merge != "union" or len(parts) == 1:
+        return Domain(tuple(dict.fromkeys(form for part in parts for form in part.forms)), doubt)
+    return _union(expr, parts, doubt, workload)
+
+
+def _union(expr: Apply, parts: list[Domain], doubt: str, workload: Workload) -> Domain:
+    """Where any part exists, as far as the parts agree; a state beside something else adds nothing."""
+    states = [_is_state(arg, workload.cascade) for arg in expr.args]
+    forms = [binding(part.forms, workload) for part, state in zip(parts, states, strict=True) if not state]
+    if any(not part.doubt and not binding(part.forms, workload) for part in parts):
+        return Domain()
+    first = forms[0] if forms else ()
+    agreed = tuple(form for form in first if all(form in other for other in forms[1:]))
+    differ = any(set(other) != set(first) for other in forms[1:])
+    return Domain(agreed, doubt or ("operands of a union that exist at different points" if differ else ""))
 
 
 def _is_state(expr: Expr, cascade: Cascade) -> bool:
     return isinstance(expr, Access) and expr.tensor in cascade and cascade[expr.tensor].iterative is not None
 
 
-def _access(access: Access, workload: Workload, domains: dict[str, Domain]) -> Domain:
-    ranks = workload.cascade.tensor[access.tensor].ranks
-    forms = {r: affine(i, workload.sizes) for r, i in zip(ranks, access.indices, strict=True)}
-    known = {r: form for r, form in forms.items() if form is not None}
-    state = _is_state(access, workload.cascade) and workload.cascade[access.tensor].iterative
-    found = [bound for r, form in known.items() if r != state and form.terms
-             for bound in (form.scaled(-1), form + Affine(1 - workload.extent(r)))]
-    inherited = (form.renamed(known) for form in domains.get(access.tensor, ()) if {r for r, _ in form.terms} <= set(known))
-    return (*found, *inherited)
+def _early_state(access: Access, cascade: Cascade) -> str:
+    """Why nothing is known of a tensor that is read before it is written; nothing to say of an input."""
+    gathered = any(isinstance(node, Access) for index in access.indices for node in walk(index))
+    return f"{access.tensor} is a state" if access.tensor in cascade else "a gathered index" if gathered else ""
 
 
-def _binding(forms: Sequence[Affine], workload: Workload) -> Domain:
-    """Those forms that some point of the iteration space violates."""
-    greatest = lambda form: form.const + sum(max(0, f * (workload.extent(r) - 1)) for r, f in form.terms)
-    return tuple(form for form in dict.fromkeys(forms) if greatest(form) > 0)
-
-
-def _project(form: Affine, ranks: Sequence[str], workload: Workload) -> Affine:
-    """The form with the ranks at the coordinates that make it least: some point along them exists."""
+def _least(form: Affine, ranks: Sequence[str], workload: Workload) -> Affine:
+    """The form with the ranks at the coordinates that make it least."""
     least = {r: Affine(0 if f > 0 else workload.extent(r) - 1) for r, f in form.terms if r in ranks}
     return form.renamed(least)
 
 
-def _count(ranks: Sequence[str], forms: Domain, workload: Workload) -> int:
-    """Points of the box that satisfy every form: one rank solved, the others that the forms name enumerated."""
-    named = [r for r in ranks if any(form.factor(r) for form in forms)]
-    free = math.prod(workload.extent(r) for r in ranks if r not in named)
+@lru_cache(maxsize=4096)
+def _count(box: tuple[tuple[str, int], ...], forms: tuple[Affine, ...]) -> int:
+    """One rank solved, the others that the forms name enumerated."""
+    extent = dict(box)
+    if any(not form.terms and form.const > 0 for form in forms):
+        return 0
+    named = [r for r in extent if any(form.factor(r) for form in forms)]
+    free = math.prod(n for r, n in box if r not in named)
     if not named:
         return free
-    solved = max(named, key=workload.extent)
+    if len(named) < len(box):  # one enumeration serves every Einsum with the same bounds
+        return free * _count(tuple((r, extent[r]) for r in named), forms)
+    solved = max(named, key=lambda r: extent[r])
     others = [r for r in named if r != solved]
-    grid = dict(zip(others, np.indices([workload.extent(r) for r in others], sparse=True), strict=True))
-    low: np.ndarray | int = np.zeros([workload.extent(r) for r in others], dtype=np.int64)
-    high: np.ndarray | int = low + workload.extent(solved) - 1
+    grid = dict(zip(others, np.indices([extent[r] for r in others], sparse=True), strict=True))
+    low: np.ndarray | int = np.zeros([extent[r] for r in others], dtype=np.int64)
+    high: np.ndarray | int = low + extent[solved] - 1
     for form in forms:
         rest = form.const + sum(f * grid[r] for r, f in form.terms if r != solved)
         factor = form.factor(solved)
@@ -96,4 +171,4 @@ def _count(ranks: Sequence[str], forms: Domain, workload: Workload) -> int:
             low = np.maximum(low, -(-rest // -factor))
         else:
             high = np.where(rest <= 0, high, low - 1)
-    return free * int(np.maximum(high - low + 1, 0).sum())
+    return int(np.maximum(high - low + 1, 0).sum())

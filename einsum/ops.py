@@ -85,11 +85,12 @@ REDUCE_OPS = {row.name: row for row in REDUCTIONS.values()}  # by what `Einsum.r
 def operation_classes(einsum: Einsum) -> dict[str, int]:
     """Operations per point of the iteration space, by class (SEMANTICS 1.6).
 
-    A sum of products is one `mac` a point; another reduction is one operation of its own class a point. Index
-    arithmetic, guards, and operations on constants alone are free.
+    A sum of products is one `mac` a point; another reduction is one operation of its own class a point, and a
+    top-k one of class `topk`. Index arithmetic, guards, and operations on constants alone are free.
     """
     counts: Counter[str] = Counter()
     _count(einsum.expr, counts)
+    counts["topk"] += einsum.topk is not None
     if einsum.reduced:
         if einsum.reduce_op == "add" and isinstance(einsum.expr, Apply) and einsum.expr.op == "*":
             counts["mul"] -= 1
@@ -113,7 +114,8 @@ def _constant(expr: Expr) -> bool:
 
 def is_view(einsum: Einsum) -> bool:
     """A mere renaming of coordinates, such as the partitioning `BK[m1,m0,e] = K[m1*M0+m0,e]`."""
-    return isinstance(einsum.expr, Access) and not (einsum.reduced or einsum.guards or einsum.iterative)
+    acts = einsum.reduced or einsum.guards or einsum.iterative or einsum.topk
+    return isinstance(einsum.expr, Access) and not acts
 
 
 def empty_init(einsum: Einsum) -> bool:

@@ -13,7 +13,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import DTypeLike
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, Workload, walk
+from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, TopK, Workload, walk
 from einsum.graph import components, is_loop
 from einsum.ops import INTERSECTION, OPS, REDUCE_OPS, empty_init
 from einsum.problems import InputError, Problem, suggest
@@ -148,12 +148,27 @@ class _Space:
         """Compute the points of the space and write them into the output tensor."""
         einsum = self.einsum
         result = self._sum_of_products() if self._multiplies() else self._reduced()
+        result = self._chosen(result, einsum.topk) if einsum.topk else result
         shape = self.shape[: len(einsum.output_ranks)]
         exists = np.broadcast_to(result.exists, shape)
         value = np.where(exists, np.broadcast_to(result.value, shape), self.dtype.type(0))
         target = tuple(self._target(rank) for rank in einsum.output_ranks)
         self.tensors[einsum.name].value[target] = value
         self.tensors[einsum.name].exists[target] = exists
+
+    def _chosen(self, points: Points, topk: TopK) -> Points:
+        """The largest points along the ranks of a top-k, with value 1; of equal ones the first in row-major order."""
+        axes = tuple(self.einsum.output_ranks.index(rank) for rank in topk.ranks)
+        last = tuple(range(-len(axes), 0))
+        value = np.where(points.exists, points.value, -np.inf)
+        split = np.moveaxis(np.broadcast_to(value, self.shape), axes, last)
+        there = np.moveaxis(np.broadcast_to(points.exists, self.shape), axes, last)
+        rows = (*split.shape[: -len(axes)], -1)
+        order = np.lexsort((-split.reshape(rows), ~there.reshape(rows)), axis=-1)
+        place = np.argsort(order, axis=-1).reshape(split.shape)
+        count = self._value(topk.count, number=True)
+        chosen = np.moveaxis(place, last, axes) < count.value
+        return Points(np.ones(self.shape, self.dtype), chosen & points.exists & count.exists)
 
     def _target(self, rank: str) -> slice:
         step = int(rank == self.einsum.iterative)

@@ -6,7 +6,6 @@ Every mistake is collected and raised in one `InputError`, each with its line, c
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from einsum.cascade import (
     Name,
     Num,
     Tensor,
+    TopK,
     rank_variables,
 )
 from einsum.check import check
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from lark import Lark, Tree
 
 KEYWORDS = ("cascade", "tensor", "size")
-_POPULATE = re.compile(r"\btopk\s*\[")
 _EXPECTED = (  # the first terminal that the grammar allows says it best
     ("NUMBER", "a tensor, a rank, a number or `(`"),
     ("SUM", "an operator or the end of the expression"),
@@ -86,12 +85,6 @@ class _Builder:
 
         self.line = statement.line - 1
         self.before = len(self.problems)
-        if populate := _POPULATE.search(statement.text):
-            line = statement.line + statement.text.count("\n", 0, populate.start())
-            column = populate.start() - statement.text.rfind("\n", 0, populate.start())
-            self.problems.append(self.source.at(line, column, "data-dependent populate (topk) is not supported"))
-            self.source.note_broken(statement.text)
-            return
         try:
             tree: Tree = _grammar().parse(statement.text).children[0]  # pyright: ignore[reportAssignmentType]
             getattr(self, f"_{tree.data}")(tree)  # _header, _tensor, _size, _einsum
@@ -143,7 +136,8 @@ class _Builder:
 
     def _einsum(self, tree: Tree) -> None:
         parts = {part.data: part for part in tree.children[1:]}
-        expr_tree = next(p for p in tree.children[1:] if p.data not in ("guards", "reduction", "init"))
+        topk, expr_tree = self._topk(tree.children[-1])
+        expr_tree = expr_tree or next(p for p in tree.children[1:] if p.data not in ("guards", "reduction", "init"))
         output, expr = self._expr_access(tree.children[0]), self._expr(expr_tree)
         guards = tuple(self._guard(g) for g in parts["guards"].children) if "guards" in parts else ()
         init = self._init(parts["init"]) if "init" in parts else None
@@ -152,8 +146,15 @@ class _Builder:
         reduce_op = self._reduction(parts["reduction"], kept, reduced, output) if "reduction" in parts else "add"
         if len(self.problems) == self.before:
             line = self.line + tree.meta.line
-            einsum = Einsum(output, expr, reduce_op if reduced else "add", reduced, guards, init, line)
+            einsum = Einsum(output, expr, reduce_op if reduced else "add", reduced, guards, init, line, topk)
             self.einsums.append(self._mark(tree, einsum))
+
+    def _topk(self, tree: Tree) -> tuple[TopK | None, Tree | None]:
+        """The populate of a right-hand side and the tree of the values that it chooses from; None if it has none."""
+        if tree.data != "topk":
+            return None, None
+        _, ranks, values, count = tree.children
+        return TopK(tuple(map(str, ranks.children)), self._expr(count)), values
 
     def _reduction(self, tree: Tree, kept: tuple[str, ...], reduced: tuple[str, ...], output: Access) -> str:
         """Name of the reduction, whose listed ranks must be those that are on the right only."""

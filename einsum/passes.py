@@ -77,7 +77,8 @@ def _levels(einsums: list[Einsum], rank: str) -> tuple[dict[str, int], dict[str,
                 level = max(level, complete + 1 if walks and complete else complete)
         levels[e.name] = done[e.name] = level
         if rank in e.output_ranks:
-            stream[e.name] = max(level, stream.get(e.name, 0))
+            chosen = e.topk is not None and rank in e.topk.ranks  # known only when the pass is over
+            stream[e.name] = max(level + chosen, stream.get(e.name, 0))
         for access in (e.output, *e.reads):
             if rank in rank_variables(access):
                 touched.setdefault(access.tensor, set()).add(level)

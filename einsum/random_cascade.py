@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Num, Tensor, rank_variables
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Num, Tensor, TopK, rank_variables
 from einsum.ops import REDUCE_OPS
 
 RANKS = ("i", "j", "k")
@@ -16,7 +16,7 @@ INITS = {"+": 0.0, "max": float("-inf"), "min": float("inf"), "*": 1.0}
 
 
 def random_cascade(seed: int, statements: int = 5) -> Cascade:
-    """A cascade of `statements` Einsums over ranks i, j, k with guards, gathers, tiled views and iterative states.
+    """A cascade of `statements` Einsums over ranks i, j, k with guards, gathers, tiled views, top-k and iterative states.
 
     Its free sizes are I, J, K, W, and T0 where a tiled view occurs; every extent of 1 or more is fine.
     """
@@ -42,7 +42,7 @@ class _Generator:
     def cascade(self, seed: int, statements: int) -> Cascade:
         self.values = [t for t in self.inputs if t.name not in ("LEN", "PT", "MASK")]
         for number in range(statements):
-            kind = self.rng.choice(("map", "map", "reduce", "reduce", "state", "view"))
+            kind = self.rng.choice(("map", "map", "reduce", "reduce", "state", "view", "topk"))
             getattr(self, f"_{kind}")(f"X{number}")
         read = {access.tensor for e in self.einsums for access in e.reads}
         inputs = tuple(t for t in self.inputs if t.name in read)
@@ -85,6 +85,19 @@ class _Generator:
         after = tuple(Apply("+", (Name(r), Num(1))) if r == rank else Name(r) for r in ranks)
         init = INITS[op] if self.rng.random() < 0.7 else 0.5
         self._add(Einsum(Access(name, after), Apply(op, (before, value)), guards=self._guards(ranks), init=init))
+
+    def _topk(self, name: str) -> None:
+        """A choice among the elements of an input, so that rounding never decides it."""
+        source = self.rng.choice([t for t in self.inputs if t.ranks and t.name not in ("LEN", "PT", "MASK")])
+        expr = Access(source.name, tuple(self._index(rank) for rank in source.ranks))
+        ranks = list(rank_variables(expr))
+        if not ranks:
+            return self._map(name)
+        chosen = self.rng.sample(ranks, self.rng.randint(1, len(ranks)))
+        counts: list[Expr] = [Num(1), Num(2), Name("W")]
+        counts += [_access("LEN", ["i"])] if "i" in ranks and "i" not in chosen else []
+        topk = TopK(tuple(chosen), self.rng.choice(counts))
+        return self._add(Einsum(_access(name, ranks), expr, guards=self._guards(ranks), topk=topk))
 
     def _view(self, name: str) -> None:
         """A rank split in two: the last tile is ragged."""

@@ -25,7 +25,10 @@ def show_einsum(einsum: Einsum) -> str:
     if einsum.reduced and einsum.reduce_op != "add":
         reduction = f"{REDUCE_OPS[einsum.reduce_op].reduction}[{','.join(einsum.reduced)}] "
     init = f" init {_number(einsum.init)}" if einsum.init is not None else ""
-    return f"{show_expr(einsum.output)}{guards} = {reduction}{show_expr(einsum.expr)}{init}"
+    value = show_expr(einsum.expr)
+    if einsum.topk:
+        value = f"topk[{','.join(einsum.topk.ranks)}]({value}, {show_expr(einsum.topk.count)})"
+    return f"{show_expr(einsum.output)}{guards} = {reduction}{value}{init}"
 
 
 def show_guard(guard: Guard) -> str:

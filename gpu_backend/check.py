@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
@@ -27,6 +28,7 @@ KERNELS = {  # name -> (cascade, mapping)
     "flash-attention-causal": ("attention-1pass-causal", "flash-attention"),
 }
 MACHINE = "h100"
+TRITON = "3.9."
 SIZES = {"B": 1, "H": 2, "P": 256, "M": 256, "E": 64, "F": 64}
 SPREAD = 0.5  # standard deviation of inputs: logits of E = 64 spread by 2, so that no softmax is uniform or one-hot
 # Largest error over largest value. Two roundings to the element type dominate, of the probabilities before the second
@@ -71,12 +73,6 @@ class Verdict:
         ]
         return "\n".join(lines)
 
-    def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
-        kept = ("error", "tolerance", "passed", "differences", "compared")
-        results = {name: getattr(self, name).as_dict() for name in ("counted", "closed", "compiled")}
-        return {"kernel": self.kernel.name, **{name: getattr(self, name) for name in kept}, **results}
-
 
 def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> Verdict:
     """Check one of KERNELS on the H100.
@@ -98,8 +94,7 @@ def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -
 
 def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: int = 0) -> Verdict:
     """Generate the kernel of a mapping on a machine and check it on random inputs."""
-    if find_spec("triton") is None:
-        raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))
+    _require_triton()
     from gpu_backend.count import count
     from gpu_backend.static import profile
 
@@ -113,6 +108,15 @@ def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: i
     found = differences(closed, counted, workload, memory)
     compared = len({*expected(closed, workload, memory), *seen(counted)})
     return Verdict(kernel, error, tolerance, counted, closed, found, compared, profile(kernel))
+
+
+def _require_triton() -> None:
+    """InputError that says what to install; the interpreter, which the counter extends, changes with each version."""
+    if find_spec("triton") is None:
+        raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))
+    if not version("triton").startswith(TRITON):
+        what = f"kernels are checked with triton {TRITON}*: pip install 'stepfall[gpu]'"
+        raise InputError(Problem(what, got=version("triton")))
 
 
 def oracle_case(workload: Workload, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -104,9 +104,9 @@ class _Emitter:
         self.out(f"rest = tl.program_id(0)  # a tile of ({', '.join(x.rank for x in spatial)}), the last rank fastest")
         for loop in reversed(spatial):
             count = f"{loop.rank.upper()}_TILES" if loop.tile > 1 else loop.rank.upper()
-            own = "rest" if loop is spatial[0] else f"rest % {count}"
+            own = "rest" if loop is spatial[0] else f"(rest % {count})"
             # a rank walked coordinate by coordinate may lead past 2**31 elements
-            self.out(f"{_counter(loop)} = {own}" if loop.tile > 1 else f"{loop.rank} = ({own}).to(tl.int64)")
+            self.out(f"{_counter(loop)} = {own.strip('()')}" if loop.tile > 1 else f"{loop.rank} = {own}.to(tl.int64)")
             if loop is not spatial[0]:
                 self.out(f"rest = rest // {count}")
         for loop in spatial:

@@ -57,7 +57,7 @@ def profile(kernel: Kernel) -> Result:
         rows += [Row("instructions", n, place=place, detail=name) for name, n in sass.mix(instructions).items()]
     config = {
         "kernel": kernel.name,
-        "target": "sm_90a",
+        "target": _target(code),
         "num_warps": kernel.num_warps,
         "num_stages": kernel.num_stages,
         "triton": triton.__version__,
@@ -80,25 +80,20 @@ def _assembled(code: CompiledKernel, folder: Path) -> tuple[int, dict[str, int]]
     """(registers a thread, spilled bytes a thread), which the assembler reports when it is asked as Triton asks it."""
     from triton.backends.nvidia.compiler import get_ptxas
 
-    text = code.asm["ptx"]
-    (folder / "kernel.ptx").write_text(text)
-    target = re.search(r"\.target (sm_\w+)", text)
-    assert target, "PTX without a target"
-    command = [
-        get_ptxas(CAPABILITY).path,
-        "-v",
-        "-lineinfo",
-        "--regAllocOptLevel=2",
-        f"--gpu-name={target[1]}",
-        "kernel.ptx",
-        "-o",
-        "kernel.o",
-    ]
+    (folder / "kernel.ptx").write_text(code.asm["ptx"])
+    options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={_target(code)}"]
+    command = [get_ptxas(CAPABILITY).path, *options, "kernel.ptx", "-o", "kernel.o"]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert used and spills, report
     return int(used[1]), {"read": int(spills[2]), "write": int(spills[1])}
+
+
+def _target(code: CompiledKernel) -> str:
+    found = re.search(r"\.target (sm_\w+)", code.asm["ptx"])
+    assert found, "PTX without a target"
+    return found[1]
 
 
 def _disassembled(code: CompiledKernel, folder: Path) -> str:

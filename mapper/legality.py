@@ -151,12 +151,18 @@ def check_holds(
         users = [leaf for leaf in leaves if site in leaf.loops]
         for at, hold in holds(site.at, site.node):
             own = [leaf for leaf in users if hold.tensor in _touched(leaf, workload)]
+            for name in hold.users:
+                if name not in (leaf.node.einsum for leaf in own):
+                    report.add(at, f"{name} is no user of {hold.tensor} inside the loop", name)
+            own = [leaf for leaf in own if not hold.users or leaf.node.einsum in hold.users]
+            if hold.inplace is not None and hold.inplace not in (h.tensor for h in site.node.holds):
+                report.add(at, f"no hold of this loop keeps {hold.inplace}, whose buffers {hold.tensor} takes over")
             if not own:
                 report.add(at, f"no leaf inside the loop reads or writes {hold.tensor}")
             if hold.deep < 1:
                 report.add(at, "needs at least one buffer", hold.deep)
             for outer in (h for around in site.loops for h in around.node.holds if h.tensor == hold.tensor):
-                if outer.memory == hold.memory:
+                if outer.memory == hold.memory and not hold.users and not outer.users:
                     report.add(at, f"{hold.memory} already holds {hold.tensor} in a loop around")
                 elif outer.memory not in (n.name for n in machine.path(hold.memory)):
                     report.add(at, f"{hold.memory} is not below {outer.memory}, where a loop around holds it")
@@ -172,7 +178,7 @@ def _touched(leaf: Site[Compute], workload: Workload) -> set[str]:
 
 def _along(report: Report, at: At, rank: str, tensor: str, users: list[Site[Compute]]) -> None:
     for leaf in users:
-        if not any(loop.ranks == (rank,) and loop.over is None for loop in leaf.node.loops):
+        if not any(loop.ranks == (rank,) for loop in leaf.node.loops):
             what = f"{leaf.node.einsum} has no loop of its own over {rank}, so {tensor} cannot pass along it in step"
             report.add(at, what)
 
@@ -198,11 +204,7 @@ def _flows(
     (before, maker), (after, reader) = producer, consumer
     name, tensor = reader.node.einsum, maker.node.einsum
     if maker.group is not reader.group:
-        if tensor not in workload.cascade.outputs:
-            report.add(
-                reader.at, f"{name} reads {tensor}, an intermediate of group {maker.group.name}: that is not costed yet"
-            )
-        return
+        return  # through the root memory, as groups run one after another
     if not any(hold.tensor in (tensor, access.tensor) for loop in reader.loops for hold in loop.node.holds):
         report.add(reader.at, f"{tensor} has nowhere to live: no loop around {tensor} and {name} holds it in a memory")
     shift = carried(access, workload)

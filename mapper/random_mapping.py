@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from arch.machine import Array, Axis, Machine, Memory, OpCost, Unit
 from einsum.cascade import Cascade, Workload
-from mapper.library import ON_2D, TILE, bound
+from mapper.fusemax import ON_2D, TILE
+from mapper.library import bound
 from mapper.mapping import GUARD, Compute, Greedy, Group, Hold, Loop, Mapping, Order, Phase, Phases, Pipe, Schedule
 
 

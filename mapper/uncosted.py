@@ -65,7 +65,5 @@ def _loop(report: Report, at: At, loop: Loop) -> None:
     if loop.over is None and len(loop.ranks) > 1:
         _refuse(report, at, "a temporal loop over a product of ranks is")
     for inner, hold in holds(at, loop):
-        if hold.part != 1:
-            _refuse(report, inner, "holding a part of a tensor is")
         if hold.over is not None or hold.spread != Hold("", "").spread:
             _refuse(report, inner, "spreading copies over an axis is")

@@ -32,6 +32,7 @@ from mapper.mapping import (
     Seq,
 )
 
+_HOLD = ("deep", "part", "over", "spread", "along", "inplace")  # fields of a hold that are written if not at default
 _BLOCK = frozenset({"groups", "body", "pipe", "seq"})  # keys whose lists stand one item a line
 
 
@@ -348,7 +349,9 @@ def _dump_loop(loop: Loop) -> dict[str, Any]:
 
 
 def _dump_hold(h: Hold) -> dict[str, Any]:
-    return {"tensor": h.tensor, "in": h.memory} | _changed(h, Hold("", ""), "deep", "part", "over", "spread", "along")
+    return {"tensor": h.tensor, "in": h.memory} | _changed(h, Hold("", ""), *_HOLD) | (
+        {"users": list(h.users)} if h.users else {}
+    )
 
 
 def _timing(node: Compute | Move) -> dict[str, Any]:

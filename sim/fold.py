@@ -32,7 +32,7 @@ class Seen:
 
 
 class Recurrence:
-    """The hook of `Engine` that skips periods. The first `whole` tiles are always run one by one."""
+    """The hook of `Engine` that skips periods. Skips once the first `whole` tiles have ended."""
 
     def __init__(self, program: Program, whole: int = 0) -> None:
         self._whole = whole
@@ -50,11 +50,15 @@ class Recurrence:
         d = cursor.changed
         for inner in self._seen[d + 1 :]:
             inner.clear()
-        if d < 0 or not self._skippable[d] or engine.launched < self._whole:
+        oldest = next(iter(engine.open.values()), None)
+        whole = (oldest.number if oldest else engine.launched) >= self._whole
+        if d < 0 or not self._skippable[d] or not whole:
             return
         index = cursor.at[d]
         left = cursor.stop[d] - 1 - index
-        if left < 1 or index < self._plain_from[d] or any(t.index[:d] != tuple(cursor.at[:d]) for t in _ends(engine)):
+        # all open tiles were launched after the oldest: if it has the outer indices of the next launch, all have
+        apart = oldest is not None and oldest.index[:d] != tuple(cursor.at[:d])
+        if left < 1 or apart or index < self._plain_from[d]:
             return
         seen, key = self._seen[d], state(engine)
         then = seen.get(key)
@@ -96,11 +100,6 @@ def state(engine: Engine) -> Hashable:
             turns.append((engine.turns[r][0] - number, engine.turns[r][1]))
     plenty = 2 * engine.program.window
     return tuple(tiles), running, latent, tuple(min(n, plenty) for n in engine.free), tuple(turns)
-
-
-def _ends(engine: Engine):
-    """The oldest open tile, if any: if it has the outer indices of the next launch, all have."""
-    return [tile for tile, _ in zip(engine.open.values(), (0,), strict=False)]
 
 
 def _now(engine: Engine, index: int) -> Seen:

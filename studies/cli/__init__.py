@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
         code = commands.main(argv, prog_name="stepfall", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else error)
+        return OK
     except InputError as error:
         _complain(error.problems)
         return USER_ERROR

@@ -41,6 +41,12 @@ def problem_of(error: click.UsageError) -> Problem:
             return Problem(error.format_message().rstrip("."), path=path)
 
 
+def _refuse_idle(options: dict[str, Any]) -> None:
+    """InputError for options without the NAME that they are about: names alone would be listed and they ignored."""
+    if options["name"] is None and any(value for value in options.values()):
+        raise InputError(Problem("missing NAME", path=click.get_current_context().command_path))
+
+
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         from mapper.result import provenance
@@ -91,6 +97,7 @@ def show_cascade(**options: Any) -> None:
     """Print a cascade; with --size also what it computes and moves. Without a name: list the cascades."""
     from studies.cli import show as command
 
+    _refuse_idle(options)
     command.cascade(**options)
 
 
@@ -102,6 +109,7 @@ def show_machine(**options: Any) -> None:
     """Print a machine. Without a name: list the machines."""
     from studies.cli import show as command
 
+    _refuse_idle(options)
     command.machine(**options)
 
 
@@ -115,6 +123,7 @@ def show_mapping(**options: Any) -> None:
     """Print a mapping as a loop nest. Without a name: list the mappings."""
     from studies.cli import show as command
 
+    _refuse_idle(options)
     command.mapping(**options)
 
 
@@ -126,6 +135,7 @@ def study(**options: Any) -> None:
     """Print a study's tables, figures and errors against published numbers. Without a name: list the studies."""
     from studies.cli import study as command
 
+    _refuse_idle(options)
     command.study(**options)
 
 
@@ -141,4 +151,5 @@ def check(**options: Any) -> int:
     """Generate a kernel, check values and counts, and compile it, without a GPU. Without a name: list the kernels."""
     from studies.cli import gpu as command
 
+    _refuse_idle(options)
     return command.check(**options)

@@ -11,10 +11,14 @@ from studies.cli.inputs import is_file, load
 ATTENTION = {"B": 1, "H": 1, "E": 64, "F": 64, "M": 4096, "P": 4096}
 # The cascade, machine and sizes that `show mapping NAME` makes a mapping for when none are given.
 USUAL = {
+    "flash-attention": ("attention-1pass", "h100", ATTENTION),
+    "flat": ("attention-3pass", "flat", ATTENTION),
     "fusemax-architecture": ("attention-1pass", "fusemax", ATTENTION),
     "fusemax-binding": ("attention-1pass", "fusemax", ATTENTION),
+    "fusemax-cascade": ("attention-1pass", "flat", ATTENTION),
     "fusemax-greedy": ("attention-1pass", "fusemax", ATTENTION),
-    "flash-attention": ("attention-1pass", "h100", ATTENTION),
+    "linear": ("transformer-linear", "fusemax", {"T": 4096, "D": 768, "I": 768, "S": 3072}),
+    "unfused": ("attention-3pass", "flat", ATTENTION),
 }
 
 

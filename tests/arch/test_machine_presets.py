@@ -12,7 +12,7 @@ from arch.show import dump, show
 
 
 def test_names():
-    assert presets() == ("fusemax", "h100")
+    assert presets() == ("flat", "fusemax", "h100")
 
 
 def numbers(data):

@@ -98,6 +98,7 @@ def test_show_cascade_with_sizes_gives_shapes_and_bytes(stepfall_in):
 
 def test_help_and_version(stepfall_in):
     assert stepfall_in("--version").out.startswith("stepfall ")
+    assert stepfall_in() == stepfall_in("--help")
     for command in ((), ("run",), ("show",), ("show", "mapping"), ("study",), ("gpu",), ("gpu", "check")):
         answer = stepfall_in(*command, "--help")
         assert answer.code == 0

@@ -14,6 +14,7 @@ CASCADE, MACHINE, MAPPING = (
     ("--machine", "good_machine.yaml"),
     ("--mapping", "good_mapping.yaml"),
 )
+ON_H100 = ("--machine", "h100", "--mapping", "fusemax-binding")
 GOOD = ("run", *CASCADE, *MACHINE, *MAPPING, *SIZE)
 
 
@@ -54,6 +55,9 @@ MISTAKES = {
     "unknown option": cli("unknown option (got --cascde); did you mean --cascade?", "run", "--cascde", "x"),
     "missing option": cli("stepfall run: missing --machine", "run", *CASCADE, *MAPPING, *SIZE),
     "option without a value": cli("--size", "run", *CASCADE, *MACHINE, *MAPPING, "--size"),
+    "option without a name": cli("stepfall show mapping: missing NAME", "show", "mapping", "--yaml"),
+    "mapping for another machine": cli("a machine with buffer, pe_2d", "run", *CASCADE, *ON_H100, *SIZE),
+    "mapping for another cascade": cli("M0", "run", "--cascade", "attention-naive", *MACHINE, *MAPPING, *SIZE),
     "extra argument": cli("stepfall study / fusemax2", "study", "fusemax", "fusemax2"),
     "unknown study": cli("(got fusmax); did you mean fusemax?", "study", "fusmax"),
     "unknown kernel": cli("(got flash-atention); did you mean flash-attention?", "gpu", "check", "flash-atention"),

@@ -225,10 +225,40 @@ BAD = {
         "c:3: S: not an operation on indices (got /); did you mean //?",
         28,
     ),
-    "populate": (
-        SCORES + "A[b,p,m] = topk[m](QK[b,p,m], W)",
-        "c:4: data-dependent populate (topk) is not supported",
-        12,
+    "topk that reduces": (
+        SCORES + "A[b,p,m] = topk[m](Q[b,p,e] * K[b,m,e], W)",
+        "c:4: A: topk keeps every rank of its operand, but e is not on the left",
+        1,
+    ),
+    "topk along an unknown rank": (
+        SCORES + "A[b,p,m] = topk[mm](QK[b,p,m], W)",
+        "c:4: A: topk chooses along ranks of the left-hand side, each once (got mm); did you mean m?",
+        1,
+    ),
+    "topk whose count changes along its rank": (
+        SCORES + "A[b,p,m] = topk[m](QK[b,p,m], m + 1)",
+        "c:4: A: the count of a topk cannot depend on rank m",
+        33,
+    ),
+    "topk with a state": (
+        SCORES + "A[b,p+1,m] = topk[m](QK[b,p,m], 2) init 0",
+        "c:4: expected the end of the statement (got `init`)",
+        36,
+    ),
+    "topk without a count": (
+        SCORES + "A[b,p,m] = topk[m](QK[b,p,m])",
+        "c:4: expected an operator or the end of the expression (got `)`)",
+        29,
+    ),
+    "topk by a fraction": (
+        SCORES + "A[b,p,m] = topk[m](QK[b,p,m], 1.5)",
+        "c:4: A: an index is a whole number (got 1.5)",
+        31,
+    ),
+    "topk along the rank of its cycle": (
+        SCORES + "A[b,p,m] = topk[m](R[b,p,m], 2)\nR[b,p,m+1] = QK[b,p,m] + A[b,p,m] init 0",
+        "c:4: A: topk chooses along m, which its cycle steps along",
+        1,
     ),
     "nothing on the right": (
         "QK[b,p,m] =",

@@ -95,6 +95,7 @@ def test_operations_of_one_pass_attention():
         ("Y[i,j] = select(lt(X[i,j], Z[j]), silu(Z[j]), 0)", {"compare": 1, "select": 1, "silu": 1}),
         ("Y[i,j] = X[i,j] * (i - j) + Z[j]", {"add": 2, "mul": 1}),
         ("Y[i,j] | i < 2*j = X[i,j] + Z[j]", {"add": 1}),
+        ("Y[i,j] = topk[j](X[i,j] * Z[j], 2)", {"mul": 1, "topk": 1}),
         ("Y[i] = any[j] X[i,j] * Z[j]", {"compare": 1, "mul": 1}),
     ],
 )

@@ -40,6 +40,7 @@ def test_random_cascades_cover_the_language():
     assert {e.reduce_op for e in einsums} == {"add", "mul", "max", "min", "or"}
     assert {g.relation for e in einsums for g in e.guards} == {"<", "<=", "==", ">=", ">", "!=", "true"}
     assert any(isinstance(i, Access) for n in nodes if isinstance(n, Access) for i in n.indices)
+    assert {len(e.topk.ranks) for e in einsums if e.topk} == {1, 2}
     assert sum(e.iterative is not None for e in einsums) > 100 and any(c.sizes for c in cascades)
 
 

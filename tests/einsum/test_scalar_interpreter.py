@@ -80,6 +80,8 @@ class Interpreter:
             if here[einsum.iterative] < 0:
                 update = einsum.expr.op if isinstance(einsum.expr, Apply) else None
                 return None if UNION.get(update) == einsum.init else einsum.init
+        if einsum.topk:
+            return self.chosen(einsum, here)
         found = []
         for rest in product(*(range(self.workload.sizes[rank.upper()]) for rank in einsum.reduced)):
             point = here | dict(zip(einsum.reduced, rest, strict=True))
@@ -90,6 +92,18 @@ class Interpreter:
             return found[0] if found else None
         op, start = REDUCE[einsum.reduce_op]
         return reduce(SCALAR[op], found, np.float64(start))
+
+    def chosen(self, einsum, here):
+        """1 for one of the largest points along the ranks of a top-k: the first of equal ones, NaN after all others."""
+        fiber = []
+        for at in product(*(range(self.workload.sizes[rank.upper()]) for rank in einsum.topk.ranks)):
+            point = here | dict(zip(einsum.topk.ranks, at, strict=True))
+            value = self.value(einsum.expr, point) if all(self.holds(g, point) for g in einsum.guards) else None
+            if value is not None:
+                fiber.append((value != value, -value, at))
+        count = self.value(einsum.topk.count, here)
+        kept = [at for _, _, at in sorted(fiber)[: 0 if count is None else max(int(count), 0)]]
+        return 1.0 if tuple(here[rank] for rank in einsum.topk.ranks) in kept else None
 
     def holds(self, guard, point):
         left = self.value(guard.left, point)

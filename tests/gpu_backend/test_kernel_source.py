@@ -136,6 +136,14 @@ def test_without_triton_one_line_says_what_to_install(monkeypatch):
     assert str(caught.value) == "triton is not installed: pip install 'stepfall[gpu]'"
 
 
+def test_another_triton_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(check_module, "find_spec", lambda name: True)
+    monkeypatch.setattr(check_module, "version", lambda name: "3.8.0")
+    with pytest.raises(InputError) as caught:
+        check_module.check("flash-attention")
+    assert str(caught.value) == "kernels are checked with triton 3.9.*: pip install 'stepfall[gpu]' (got 3.8.0)"
+
+
 def test_an_unknown_kernel_is_named_before_anything_is_needed(monkeypatch):
     monkeypatch.setattr(check_module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"got flash-atention\); did you mean flash-attention"):

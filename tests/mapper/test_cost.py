@@ -11,7 +11,8 @@ from arch.read import load as load_machine
 from einsum.bind import bind
 from einsum.library import load as load_cascade
 from mapper.cost import cost
-from mapper.library import fusemax_p1, make
+from mapper.fusemax import fusemax_p1
+from mapper.library import make
 from mapper.tile import elements, whole
 
 REFERENCE = Path(__file__).parents[2] / "studies/reference/fusemax"

@@ -1,6 +1,7 @@
 """The trace holds what ran, opens as JSON, and says where it was cut."""
 
 import json
+from itertools import pairwise
 
 from fusemax_program import fusemax
 
@@ -20,15 +21,15 @@ def test_spans_of_a_full_run_account_for_every_busy_tick():
         for resource in full.program.resources:
             mine = sorted((s.start, s.end) for s in full.spans if s.resource == resource.name)
             assert sum(end - start for start, end in mine) == full.busy(resource.name)
-            assert all(a[1] <= b[0] for a, b in zip(mine, mine[1:], strict=False))
+            assert all(a[1] <= b[0] for a, b in pairwise(mine))
 
 
 def test_the_first_tiles_of_a_folded_run_are_those_of_the_full_run():
-    program = fusemax(m1=40, p1=6, heads=2)
-    folded, full = run(program, trace_tiles=50), run_full(program, trace_tiles=50)
-    assert folded.spans == full.spans
-    assert folded.makespan == full.makespan
-    assert 50 <= folded.simulated < full.tiles
+    for program in (fusemax(m1=40, p1=6, heads=2), fusemax(m1=300, p1=1), fusemax(m1=2, p1=300, window=6)):
+        folded, full = run(program, trace_tiles=50), run_full(program, trace_tiles=50)
+        assert folded.spans == full.spans
+        assert folded.makespan == full.makespan
+        assert 50 <= folded.simulated < full.tiles
 
 
 def test_events_name_tracks_tiles_and_microseconds():
