@@ -26,7 +26,8 @@ test: lint unit ## Install what tests need; check style, types and layers; run t
 lint: $(VENV)/.dev ## Check style, types and layers
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/pyright
+# Named, since a pyrightconfig.json in a folder above would win over it.
+	$(BIN)/pyright --project pyproject.toml
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev ## Run the tests alone (ARGS=... goes to pytest)

@@ -79,7 +79,7 @@ def _memory(m: Memory) -> Iterator[Problem]:
     yield from _not_negative(m.name, latency=m.latency_s, area=m.area_m2)
     if m.shared_port and m.write_bytes_per_s is not None:
         yield Problem("a write bandwidth has no meaning beside a shared port", path=f"{m.name}.write_bandwidth")
-    if m.capacity_bytes is not None and m.access_bytes > m.capacity_bytes:
+    if m.capacity_bytes and m.access_bytes > m.capacity_bytes:
         what = f"one access is larger than the capacity of {m.capacity_bytes:g} bytes"
         yield Problem(what, path=f"{m.name}.access", got=f"{m.access_bytes:g} bytes")
     if not m.children:

@@ -183,7 +183,7 @@ def _problem(document: Document, model: type[Strict], error: ErrorDetails) -> Pr
     """pydantic's error in our words, at the line of the offending key."""
     kind, context = error["type"], error.get("ctx", {})
     place = tuple(_place(document.data, error["loc"]))
-    what = _WHAT.get(kind) or error["msg"].removeprefix("Value error, ")
+    what = _WHAT.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if kind == "missing":
         return document.problem(place, f"missing key `{error['loc'][-1]}`")
     if kind == "extra_forbidden":
@@ -197,7 +197,8 @@ def _problem(document: Document, model: type[Strict], error: ErrorDetails) -> Pr
         keys = list(error["input"]) if isinstance(error["input"], dict) else []
         hints = [suggest(str(key), context["keys"].split(", ")) for key in keys]
         return document.problem(place, what, ", ".join(map(str, keys)), next(filter(None, hints), ""))
-    return document.problem(place, what, error["input"], context.get("hint", ""))
+    got = "" if isinstance(error["input"], dict) else error["input"]
+    return document.problem(place, what, got, context.get("hint", ""))
 
 
 def _place(data: Any, loc: tuple[str | int, ...]) -> Iterator[str | int]:

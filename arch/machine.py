@@ -140,6 +140,12 @@ class Machine:
     def unit(self, name: str) -> Unit:
         return next(u for u in self.units if u.name == name)
 
+    def axis(self, over: str) -> Axis:
+        """The axis that `array.axis` names."""
+        array, name = over.split(".")
+        arrays = (n for n in self.nodes() if isinstance(n, Array) and n.name == array)
+        return next(axis for node in arrays for axis in node.axes if axis.name == name)
+
     def axes(self, name: str) -> tuple[tuple[str, Axis], ...]:
         """(array name, axis) of every axis above the node `name`, outermost first."""
         return tuple((n.name, axis) for n in self.path(name)[:-1] if isinstance(n, Array) for axis in n.axes)

@@ -39,7 +39,8 @@ def loads(text: str, file: str = "<machine>") -> Machine:
     machine = builder.machine(data)
     model.structure_problems(data, places)
     for problem in check.problems(machine):
-        at = places.problem(builder.places.get(problem.path, ()), problem.what)
+        node = problem.path.partition(".")[0]
+        at = places.problem(builder.places.get(problem.path, builder.places.get(node, ())), problem.what)
         places.problems.append(replace(problem, file=file, line=at.line, path=problem.path))
     if places.problems:
         raise InputError(places.problems)

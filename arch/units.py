@@ -101,11 +101,12 @@ def show(value: float, dimension: str) -> str:
     """The shortest text that `parse` reads back as exactly `value`, such as `16 MiB` for 16777216."""
     exact = Fraction(repr(float(value)))
     options = []
-    for unit, scale in DIMENSIONS[dimension].items():
+    for order, (unit, scale) in enumerate(DIMENSIONS[dimension].items()):
         number = _digits(exact / scale)
         if parse(f"{number} {unit}", dimension).value == value:
-            comfortable = value == 0 or 1 <= exact / scale < 10000
-            options.append((not comfortable, len(number) + 2 * unit.count("bit"), len(unit), f"{number} {unit}"))
+            outside = [not 1 <= exact / scale < end for end in (10000, 1000)]
+            length = len(number) + 2 * unit.count("bit")  # bytes before bits
+            options.append((outside[0], length, outside[1], order, f"{number} {unit}"))
     return min(options)[-1]
 
 

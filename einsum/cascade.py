@@ -58,7 +58,7 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Data-dependent populate: along `ranks` only the `count` largest points of the expression exist, with value 1."""
+    """Data-dependent populate (SEMANTICS 1.8): along `ranks` the `count` largest points of the expression are 1."""
 
     ranks: tuple[str, ...]
     count: Expr

@@ -15,7 +15,7 @@ import numpy as np
 
 from einsum.affine import Affine, affine, constraints
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Workload, walk
-from einsum.ops import OPS
+from einsum.ops import OPS, empty_init
 from einsum.show import show_expr, show_guard
 
 
@@ -50,8 +50,9 @@ def spaces(workload: Workload) -> dict[str, Space]:
     found: dict[str, Space] = {}
     for einsum in workload.cascade.einsums:
         inside = _inside(einsum, workload, found)
-        outer = project(inside, einsum.reduced, workload)
-        found[einsum.name] = Space(inside, Domain(doubt=f"{einsum.name} is a state") if einsum.iterative else outer)
+        outer = _state(einsum, inside) if einsum.iterative else project(inside, einsum.reduced, workload)
+        outer = Domain(outer.forms, f"the choice of {einsum.name}") if einsum.topk else outer
+        found[einsum.name] = Space(inside, outer)
     return found
 
 
@@ -70,7 +71,9 @@ def access_domain(access: Access, workload: Workload, found: dict[str, Space]) -
     tensor = found[access.tensor].outer if access.tensor in found else Domain(doubt=_early_state(access, cascade))
     inherited = (form.renamed(known) for form in tensor.forms if {r for r, _ in form.terms} <= set(known))
     odd = next((show_expr(i, "") for i, r in zip(access.indices, ranks, strict=True) if r not in known), "")
-    return Domain((*inside, *inherited), tensor.doubt or (f"index {odd}" if odd else ""))
+    first = f"the initial state of {access.tensor}" if state in known and _may_be_first(known[state]) else ""
+    empty = first if first and empty_init(cascade[access.tensor]) else ""
+    return Domain((*inside, *inherited), tensor.doubt or empty or (f"index {odd}" if odd else ""))
 
 
 def binding(forms: Iterable[Affine], workload: Workload) -> tuple[Affine, ...]:
@@ -93,7 +96,7 @@ def count(ranks: Sequence[str], forms: Sequence[Affine], workload: Workload) -> 
 
 
 def _inside(einsum: Einsum, workload: Workload, found: dict[str, Space]) -> Domain:
-    value = _of(einsum.expr, workload, found)
+    value = _of(_update(einsum, workload.cascade), workload, found)
     doubt = next((text for guard in einsum.guards if (text := _data(guard, workload))), "")
     return Domain(binding((*constraints(einsum, workload.sizes), *value.forms), workload), value.doubt or doubt)
 
@@ -114,19 +117,42 @@ def _of(expr: Expr, workload: Workload, found: dict[str, Space]) -> Domain:
     doubt = next((part.doubt for part in parts if part.doubt), "")
     if OPS[expr.op].merge != "union" or len(parts) == 1:
         return Domain(tuple(dict.fromkeys(form for part in parts for form in part.forms)), doubt)
-    return _union(expr, parts, doubt, workload)
+    return _union(parts, doubt, workload)
 
 
-def _union(expr: Apply, parts: list[Domain], doubt: str, workload: Workload) -> Domain:
-    """Where any part exists, as far as the parts agree; a state beside something else adds nothing."""
-    states = [_is_state(arg, workload.cascade) for arg in expr.args]
-    forms = [binding(part.forms, workload) for part, state in zip(parts, states, strict=True) if not state]
-    if any(not part.doubt and not binding(part.forms, workload) for part in parts):
+def _update(einsum: Einsum, cascade: Cascade) -> Expr:
+    """What is computed: a state that nothing is added to is carried along, not computed."""
+    expr = einsum.expr
+    if einsum.iterative and isinstance(expr, Apply) and OPS[expr.op].merge == "union":
+        added = tuple(arg for arg in expr.args if not _is_state(arg, cascade))
+        return added[0] if len(added) == 1 else expr
+    return expr
+
+
+def _union(parts: list[Domain], doubt: str, workload: Workload) -> Domain:
+    """Where any part exists, as far as the parts agree."""
+    forms = [binding(part.forms, workload) for part in parts]
+    if any(not part.doubt and not own for part, own in zip(parts, forms, strict=True)):
         return Domain()
-    first = forms[0] if forms else ()
-    agreed = tuple(form for form in first if all(form in other for other in forms[1:]))
-    differ = any(set(other) != set(first) for other in forms[1:])
+    agreed = tuple(form for form in forms[0] if all(form in other for other in forms[1:]))
+    rest = [[form for form in own if form not in agreed] for own in forms]
+    differ = any(rest) and not _complementary(rest)
     return Domain(agreed, doubt or ("operands of a union that exist at different points" if differ else ""))
+
+
+def _complementary(rest: list[list[Affine]]) -> bool:
+    """Two bounds of which every point satisfies one, as those of two tensors put side by side do."""
+    return [len(own) for own in rest] == [1, 1] and rest[1][0] == rest[0][0].scaled(-1) + Affine(1)
+
+
+def _state(einsum: Einsum, inside: Domain) -> Domain:
+    """A state exists behind the initial one if every update is computed; otherwise it is only taken to."""
+    return Domain(doubt=f"the state {einsum.name}" if inside.forms or inside.doubt else "")
+
+
+def _may_be_first(index: Affine) -> bool:
+    """Whether the index of a state can be 0."""
+    return index.const <= 0 or any(factor < 0 for _, factor in index.terms)
 
 
 def _is_state(expr: Expr, cascade: Cascade) -> bool:
@@ -136,7 +162,7 @@ def _is_state(expr: Expr, cascade: Cascade) -> bool:
 def _early_state(access: Access, cascade: Cascade) -> str:
     """Why nothing is known of a tensor that is read before it is written; nothing to say of an input."""
     gathered = any(isinstance(node, Access) for index in access.indices for node in walk(index))
-    return f"{access.tensor} is a state" if access.tensor in cascade else "a gathered index" if gathered else ""
+    return f"the state {access.tensor}" if access.tensor in cascade else "a gathered index" if gathered else ""
 
 
 def _least(form: Affine, ranks: Sequence[str], workload: Workload) -> Affine:

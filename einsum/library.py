@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from einsum.cascade import Access, Cascade, Expr, Guard, Name
+from einsum.cascade import Cascade
 from einsum.parse import parse
 from einsum.problems import InputError, Problem, read_text, suggest
+from einsum.variants import VARIANTS, split, vary
 
 SUFFIX = ".cascade"
-CAUSAL = "-causal"
+VARIED = "attention-"  # cascades whose names may be followed by variants
 
 
 def library() -> tuple[str, ...]:
-    """Names of the shipped cascades, sorted; `NAME-causal` is NAME with the guard `m <= p` on its scores."""
-    stems = (entry.name.removesuffix(SUFFIX) for entry in _folder().iterdir() if entry.name.endswith(SUFFIX))
-    return tuple(sorted(name for stem in stems for name in (stem, stem + CAUSAL)))
+    """Names of the shipped cascades, sorted: each text, and each attention with each variant.
+
+    `load` takes attention with several variants, in the order of `einsum.variants.VARIANTS`, as well.
+    """
+    varied = (f"{stem}-{variant}" for stem in _stems() if stem.startswith(VARIED) for variant in VARIANTS)
+    return tuple(sorted((*_stems(), *varied)))
 
 
 def load(name_or_path: str | Path) -> Cascade:
     """A library cascade by its name, or a cascade from a file. Raises `InputError`."""
     name = str(name_or_path)
-    if name in library():
-        stem = name.removesuffix(CAUSAL)
-        cascade = parse((_folder() / (stem + SUFFIX)).read_text(encoding="utf-8"), stem + SUFFIX)
-        return cascade if stem == name else _causal(cascade)
+    if shipped := _shipped(name):
+        return shipped
     path = Path(name)
     if path.is_file():
         return parse(read_text(path), name)
@@ -36,17 +38,20 @@ def load(name_or_path: str | Path) -> Cascade:
     raise InputError(Problem("no such cascade", path="cascade", got=name, hint=suggest(name, library())))
 
 
+@cache
+def _shipped(name: str) -> Cascade | None:
+    """A library cascade by its name; None if there is none such."""
+    stems = _stems()
+    if name in stems:
+        return parse((_folder() / (name + SUFFIX)).read_text(encoding="utf-8"), name + SUFFIX)
+    found = split(name, tuple(stem for stem in stems if stem.startswith(VARIED)))
+    stem = _shipped(found[0]) if found else None
+    return vary(stem, found[1]) if found and stem else None
+
+
+def _stems() -> tuple[str, ...]:
+    return tuple(e.name.removesuffix(SUFFIX) for e in _folder().iterdir() if e.name.endswith(SUFFIX))
+
+
 def _folder() -> Traversable:
     return files("einsum") / "library"
-
-
-def _causal(cascade: Cascade) -> Cascade:
-    """The cascade with the guard `key <= p` on the scores, the key's coordinate as the partitioned K spells it."""
-    tiled = cascade["BK"].expr if "BK" in cascade else None
-    key: Expr = tiled.indices[2] if isinstance(tiled, Access) else Name("m")
-    scores = "BQK" if tiled else "QK"
-    einsums = tuple(
-        replace(e, guards=(Guard(key, "<=", Name("p")),)) if e.name == scores else e for e in cascade.einsums
-    )
-    doc = f"{cascade.doc}\nCausal: query p sees the keys m <= p."
-    return replace(cascade, name=cascade.name + CAUSAL, einsums=einsums, doc=doc)

@@ -47,6 +47,16 @@ def _silu(x: np.ndarray) -> np.ndarray:
     return x * _sigmoid(x)
 
 
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    from scipy.special import erf
+
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
 TABLE = (
     Op("add", 2, "add", np.add, UNION, "+", "sum", 0.0, (*GROUP, "distributes over max", "distributes over min")),
     Op("sub", 2, "add", np.subtract, symbol="-"),
@@ -66,6 +76,8 @@ TABLE = (
     Op("tanh", 1, "tanh", np.tanh, laws=("increasing",)),
     Op("sigmoid", 1, "sigmoid", _sigmoid, laws=("increasing",)),
     Op("silu", 1, "silu", _silu),
+    Op("relu", 1, "max", _relu, laws=("idempotent",)),
+    Op("gelu", 1, "gelu", _gelu),
     Op("ceil", 1, "round", np.ceil, laws=("idempotent",)),
     Op("floor", 1, "round", np.floor, laws=("idempotent",)),
     Op("lt", 2, "compare", np.less),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lark import Lark, Tree
 
 KEYWORDS = ("cascade", "tensor", "size")
+LARGEST_WHOLE = 1e15  # from here on a number is a float
 _EXPECTED = (  # the first terminal that the grammar allows says it best
     ("NUMBER", "a tensor, a rank, a number or `(`"),
     ("SUM", "an operator or the end of the expression"),
@@ -57,6 +58,16 @@ def parse(text: str, file: str = "<cascade>") -> Cascade:
     if problems:
         raise InputError(problems)
     return cascade
+
+
+def parse_expression(text: str) -> Expr:
+    """An expression by itself, unchecked: names stand for anything. Raises `InputError` if it cannot be read."""
+    source = Source(f"X[] = {text}", "<expression>")
+    builder = _Builder(source, [])
+    builder.add(Statement(source.text, 1))
+    if builder.problems:
+        raise InputError(builder.problems)
+    return builder.einsums[0].expr
 
 
 @lru_cache(maxsize=1)
@@ -199,7 +210,10 @@ class _Builder:
 
     def _expr_number(self, tree: Tree) -> Expr:
         text = str(tree.children[0])
-        return self._mark(tree, Num(int(text) if text.isdigit() else float(text)))
+        value = float(text)
+        if math.isinf(value):
+            self._problem(tree, "the number is too large", got=text if len(text) < 20 else f"{len(text)} digits")
+        return self._mark(tree, Num(int(text) if text.isdigit() and value < LARGEST_WHOLE else value))
 
     def _expr_name(self, tree: Tree) -> Expr:
         text = str(tree.children[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from einsum.cascade import Access, Cascade, Einsum, Num, rank_variables
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Num, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem, suggest
 
@@ -38,21 +38,34 @@ def passes(cascade: Cascade, rank: str) -> Passes:
     fiber = _fiber(cascade, rank)
     computed = [e for e in cascade.einsums if not is_view(e)]
     levels, kept = _levels(computed, rank)
-    inputs: dict[str, int] = {}
+    inputs: dict[str, set[int]] = {}
     for tensor in (t for t in cascade.tensor if t not in {e.name for e in computed}):
         derived = _derived(computed, tensor, rank)
         seen = {levels[e.name] for e in computed if set(fiber) <= set(e.ranks) and _reads(e, derived, rank)}
         if seen:
-            inputs[_source(cascade, tensor)] = len(seen)
+            inputs.setdefault(_source(cascade, tensor), set()).update(seen)
     live = {t: tuple(r for r in fiber if r in cascade.tensor[t].ranks) for t, at in kept.items() if len(at) > 1}
-    return Passes(rank, fiber, levels, inputs, live)
+    return Passes(rank, fiber, levels, {name: len(seen) for name, seen in inputs.items()}, live)
 
 
 def _fiber(cascade: Cascade, rank: str) -> tuple[str, ...]:
     """The rank with those that one index combines it with, as m1*M0 + m0 does."""
-    indices = [i for e in cascade.einsums for access in (e.output, *e.reads) for i in access.indices]
-    joined = [rank_variables(i) for i in indices if rank in rank_variables(i)]
+    joined = [ranks for ranks in partitions(cascade) if rank in ranks]
     return tuple(dict.fromkeys((rank, *(r for ranks in joined for r in ranks))))
+
+
+def partitions(cascade: Cascade) -> tuple[tuple[str, ...], ...]:
+    """Ranks that an index puts together, outermost first: m1, m0 for m1*M0 + m0, however that is used further."""
+    indices = (i for e in cascade.einsums for access in e.reads for i in access.indices)
+    return tuple(dict.fromkeys(ranks for i in indices if len(ranks := _partition(i)) > 1))
+
+
+def _partition(index: Expr) -> tuple[str, ...]:
+    for node in walk(index):
+        match node:
+            case Apply("+", (Apply("*"), _)):
+                return rank_variables(node)
+    return ()
 
 
 def _levels(einsums: list[Einsum], rank: str) -> tuple[dict[str, int], dict[str, set[int]]]:
@@ -88,9 +101,11 @@ def _levels(einsums: list[Einsum], rank: str) -> tuple[dict[str, int], dict[str,
 def _derived(einsums: list[Einsum], tensor: str, rank: str) -> set[str]:
     """The tensor and all that is computed from it coordinate by coordinate of the rank."""
     found = {tensor}
-    while more := {e.name for e in einsums if e.name not in found and rank in e.output_ranks and _reads(e, found, rank)}:
-        found |= more
-    return found
+    while True:
+        carried = {e.name for e in einsums if rank in e.output_ranks and _reads(e, found, rank)}
+        if carried <= found:
+            return found
+        found |= carried
 
 
 def _reads(einsum: Einsum, tensors: set[str], rank: str) -> bool:

@@ -16,7 +16,7 @@ INITS = {"+": 0.0, "max": float("-inf"), "min": float("inf"), "*": 1.0}
 
 
 def random_cascade(seed: int, statements: int = 5) -> Cascade:
-    """A cascade of `statements` Einsums over ranks i, j, k with guards, gathers, tiled views, top-k and iterative states.
+    """A cascade of `statements` Einsums over ranks i, j, k: guards, gathers, tiled views, top-k, iterative states.
 
     Its free sizes are I, J, K, W, and T0 where a tiled view occurs; every extent of 1 or more is fine.
     """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from einsum.cascade import Access, Apply, Cascade, Expr, Guard, Name, Num, rank_variables
 from einsum.problems import InputError
 from einsum.show import show_expr
-from gpu_backend.plan import Plan, refusal
+from gpu_backend.plan import Plan, refusal, stored_ranks
 from gpu_backend.writer import Writer
 
 
@@ -21,7 +24,7 @@ class Addresses:
 
         The part that is one number a program comes first, so that wide arithmetic stays out of the vectors.
         """
-        ranks = self._plan.workload.cascade.tensor[access.tensor].ranks
+        ranks = stored_ranks(self._plan.workload.cascade, access.tensor)
         for index, rank in zip(access.indices, ranks, strict=True):
             self._name(index, rank)
         axes = self.axes(access)
@@ -40,12 +43,19 @@ class Addresses:
 
     def axes(self, access: Access) -> tuple[str, ...]:
         """Block axes of a loaded or stored tile, in storage order."""
-        return tuple(axis for index in access.indices for axis in self._plan.axes(index))
+        return tuple(dict.fromkeys(axis for index in access.indices for axis in self._plan.axes(index)))
 
     def mask(self, conditions: tuple[Guard, ...], axes: tuple[str, ...]) -> str:
         """The conditions, aligned to block axes and joined; empty without any."""
         texts = [f"{self._aligned(c.left, axes)} {c.relation} {self._aligned(c.right, axes)}" for c in conditions]
         return texts[0] if len(texts) == 1 else " & ".join(f"({t})" for t in texts)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is named inside is forgotten at the end: the variables of a loop belong to its iterations."""
+        outside = dict(self._names)
+        yield
+        self._names = outside
 
     def _name(self, index: Expr, rank: str) -> None:
         """Give a compound index (`m1*M0+m0`) the name of the tensor's rank that it walks, once."""
@@ -67,6 +77,8 @@ class Addresses:
         match index:
             case Name(name):
                 return name
+            case Access():
+                return next(load.name for load in self._plan.loads if load.read == index)
             case Num(value):
                 return str(int(value))
             case Apply("+" | "-" | "*" as op, (left, right)):
@@ -79,7 +91,8 @@ def align(text: str, own: tuple[str, ...], axes: tuple[str, ...]) -> str:
     """A value with block axes `own`, turned and broadcast to `axes`."""
     ordered = tuple(a for a in axes if a in own)
     if ordered != own:
-        text = f"tl.trans({text})"
+        order = ", ".join(str(own.index(a)) for a in ordered)
+        text = f"tl.trans({text})" if len(own) == 2 else f"tl.permute({text}, {order})"
     if not own or ordered == axes:
         return text
     return f"{text}[{', '.join(':' if a in own else 'None' for a in axes)}]"

@@ -17,19 +17,16 @@ from einsum.problems import InputError, Problem, suggest
 from gpu_backend.compare import differences, expected, seen
 from gpu_backend.emit import emit
 from gpu_backend.kernel import Kernel
+from gpu_backend.kernels import KERNELS
+from gpu_backend.limits import plans
 from mapper.check import check as check_mapping
 from mapper.cost import cost
 from mapper.library import bound, make
 from mapper.mapping import Mapping
 from mapper.result import Result
 
-KERNELS = {  # name -> (cascade, mapping)
-    "flash-attention": ("attention-1pass", "flash-attention"),
-    "flash-attention-causal": ("attention-1pass-causal", "flash-attention"),
-}
 MACHINE = "h100"
 TRITON = "3.9."
-SIZES = {"B": 1, "H": 2, "P": 256, "M": 256, "E": 64, "F": 64}
 SPREAD = 0.5  # standard deviation of inputs: logits of E = 64 spread by 2, so that no softmax is uniform or one-hot
 # Largest error over largest value. Two roundings to the element type dominate, of the probabilities before the second
 # product and of the result: a relative 2**-8 each in bf16, 2**-11 in fp16. fp32 sums of the sizes here stay below 5e-6.
@@ -38,16 +35,17 @@ TOLERANCE = {"bf16": 2 * 2**-8, "fp16": 2 * 2**-11, "tf32": 2 * 2**-11, "fp32": 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one kernel's checks found. `error` is relative to the largest value of the oracle's output."""
+    """What the checks of a mapping's kernels found. `error` is relative to the largest value of the oracle's output."""
 
-    kernel: Kernel
+    name: str
+    kernels: tuple[Kernel, ...]
     error: float
     tolerance: float
     counted: Result
     closed: Result
     differences: tuple[str, ...]
     compared: int  # quantities
-    compiled: Result
+    compiled: tuple[Result, ...]  # one a kernel
 
     @property
     def passed(self) -> bool:
@@ -55,23 +53,29 @@ class Verdict:
         return self.error <= self.tolerance and not self.differences
 
     def __str__(self) -> str:
-        value, wrong = self.compiled.value, len(self.differences)
+        wrong = len(self.differences)
         counts = (
             f"WRONG: {wrong} of {self.compared} quantities differ from" if wrong else f"ok: all {self.compared} equal"
         )
-        macs = value("operations", place="main loop", detail="mac")
         lines = [
-            f"kernel    {self.kernel.name}, {self.kernel.grid[0]} programs",
+            *(f"kernel    {kernel.name}, {kernel.grid[0]} programs" for kernel in self.kernels),
             f"values    {'ok' if self.error <= self.tolerance else 'WRONG'}: "
             f"largest error {self.error:.1e} of the largest value, allowed {self.tolerance:.1e}",
             f"counts    {counts} the closed form, exactly",
             *(f"          {line}" for line in self.differences),
-            f"compiled  for {self.compiled.config['target']}: {value('registers'):.0f} registers, "
-            f"{value('footprint'):.0f} B of shared memory, {self.compiled.total('spills'):.0f} B spilled, "
-            f"{macs:.0f} matrix MACs an iteration",
-            *(f"          note: {note}" for note in self.compiled.notes),
+            *(line for result in self.compiled for line in _compiled_lines(result)),
         ]
         return "\n".join(lines)
+
+
+def _compiled_lines(result: Result) -> tuple[str, ...]:
+    macs = result.total("operations", place="main loop", detail="mac")
+    return (
+        f"compiled  for {result.config['target']}: {result.value('registers'):.0f} registers, "
+        f"{result.value('footprint'):.0f} B of shared memory, {result.total('spills'):.0f} B spilled, "
+        f"{macs:.0f} matrix MACs an iteration",
+        *(f"          note: {note}" for note in result.notes),
+    )
 
 
 def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> Verdict:
@@ -82,35 +86,44 @@ def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -
     """
     if name not in KERNELS:
         raise InputError(Problem("no such kernel", path="kernel", got=name, hint=suggest(name, KERNELS)))
+    workload, mapping, machine = case(name, sizes, dtype)
+    return check_kernel(workload, mapping, machine)
+
+
+def case(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> tuple[Workload, Mapping, Machine]:
+    """The workload, mapping and machine of one of KERNELS, with another element type in place of bf16."""
     from arch.read import load as load_machine
 
-    cascade, machine = load_cascade(KERNELS[name][0]), load_machine(MACHINE)
-    chosen = SIZES | dict(sizes or {})
-    mapping, _ = make(KERNELS[name][1], cascade, machine, chosen)
-    outer = dict.fromkeys((*cascade.inputs, *cascade.outputs), dtype)
-    mapping = replace(mapping, dtypes=tuple((dict(mapping.dtypes) | outer).items()))
-    return check_kernel(bound(mapping, cascade, chosen), mapping, machine)
+    cascade_name, mapping_name, default = KERNELS[name]
+    cascade, machine = load_cascade(cascade_name), load_machine(MACHINE)
+    chosen = {**default, **(sizes or {})}
+    mapping, workload = make(mapping_name, cascade, machine, chosen)
+    narrow = [t for t, kind in workload.dtypes.items() if kind == "bf16"]
+    types = dict(mapping.dtypes) | dict.fromkeys(narrow, dtype)
+    mapping = replace(mapping, dtypes=tuple(types.items()))
+    return bound(mapping, cascade, chosen), mapping, machine
 
 
 def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: int = 0) -> Verdict:
-    """Generate the kernel of a mapping on a machine and check it on random inputs."""
-    _require_triton()
+    """Generate the kernels of a mapping on a machine and check them on random inputs."""
+    require_triton()
     from gpu_backend.count import count
     from gpu_backend.static import profile
 
     check_mapping(mapping, workload, machine)
-    kernel, memory = emit(workload, mapping), machine.root.name
+    kernels, memory = emit(workload, mapping), machine.root.name
     inputs, exact = oracle_case(workload, seed)
-    outputs, counted = count(kernel, inputs, memory)
+    outputs, counted = count(kernels, inputs, memory)
     error = max(relative_error(outputs[name], exact[name]) for name in workload.cascade.outputs)
-    tolerance = max(TOLERANCE[a.dtype] for a in kernel.arguments)
-    closed = cost(mapping, workload, machine)
-    found = differences(closed, counted, workload, memory)
-    compared = len({*expected(closed, workload, memory), *seen(counted)})
-    return Verdict(kernel, error, tolerance, counted, closed, found, compared, profile(kernel))
+    tolerance = max(TOLERANCE[a.dtype] for kernel in kernels for a in kernel.arguments if a.dtype in TOLERANCE)
+    closed, made = cost(mapping, workload, machine), plans(workload, mapping)
+    found = differences(closed, counted, made, memory)
+    compared = len({*expected(closed, made, memory), *seen(counted)})
+    compiled = tuple(profile(kernel) for kernel in kernels)
+    return Verdict(mapping.name, kernels, error, tolerance, counted, closed, found, compared, compiled)
 
 
-def _require_triton() -> None:
+def require_triton() -> None:
     """InputError that says what to install; the interpreter, which the counter extends, changes with each version."""
     if find_spec("triton") is None:
         raise InputError(Problem("triton is not installed: pip install 'stepfall[gpu]'"))

@@ -1,6 +1,7 @@
 """Count what a generated kernel does while Triton's interpreter runs it (SEMANTICS 7.6).
 
-Per tensor the bytes that active lanes load and store (issued) and the bytes touched at least once (distinct); per
+Per tensor the bytes that active lanes load and store (issued), the bytes touched at least once (distinct), the 32-byte
+sectors that the accesses of blocks touch, and the lanes of these blocks with and without those masked off; per
 Einsum the arithmetic operations by class, with padded lanes, and the combines of reductions. The counts check the
 generated kernel and its mapping; they say nothing of traffic between caches.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,36 +29,39 @@ FREE = (  # moves, casts, and loads, which are counted by their bytes
     "select", "fp_ext", "fp_trunc", "fp_to_fp", "bitcast", "si_to_fp", "ui_to_fp", "splat", "unsplat", "broadcast",
     "expand_dims", "reshape", "trans", "join", "split", "cat", "load", "masked_load",
 )  # fmt: skip
+SECTOR = 32  # bytes
 UNCOUNTED = ("atomic", "descriptor", "dot_scaled", "gather", "histogram", "inline_asm", "extern")
 
 
 @dataclass
 class Tally:
-    """Counts of one launch."""
+    """Counts of one or several launches."""
 
-    kernel: Kernel
+    kernels: Sequence[Kernel]
     tensors: Mapping[str, HostTensor]
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)  # (Einsum, class) -> operations
     combines: Counter[str] = field(default_factory=Counter)  # Einsum -> combines of its reduction
     dots: Counter[tuple[str, int, int, int]] = field(default_factory=Counter)  # (dtype, M, N, K) -> products
     issued: Counter[tuple[str, str]] = field(default_factory=Counter)  # (tensor, read | write) -> bytes
+    sectors: Counter[tuple[str, str]] = field(default_factory=Counter)  # of each access of a block, those it touches
+    lanes: Counter[tuple[str, str]] = field(default_factory=Counter)  # of accessed blocks, masked-off ones included
     touched: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # element by element
     programs: int = 0
 
     def __post_init__(self) -> None:
-        self._file = str(source.path(self.kernel))
-        self._lines = dict(self.kernel.lines)
+        self._lines = {str(source.path(kernel)): dict(kernel.lines) for kernel in self.kernels}
 
     def label(self) -> str:
         """The Einsum (or tensor) of the kernel's line that is running; empty outside the labelled lines."""
         frame = sys._getframe(1)
-        while frame and frame.f_code.co_filename != self._file:
+        while frame and frame.f_code.co_filename not in self._lines:
             frame = frame.f_back
-        return self._lines.get(frame.f_lineno, "") if frame else ""
+        return self._lines[frame.f_code.co_filename].get(frame.f_lineno, "") if frame else ""
 
     def move(self, pointers: np.ndarray, mask: np.ndarray, direction: str) -> None:
         """A load or a store; IndexError if an active lane leaves its tensor."""
         active = pointers[np.broadcast_to(mask, pointers.shape)].astype(np.int64)
+        self.lanes[self._tensor(self.label()), direction] += pointers.size
         if not active.size:
             return
         for name, tensor in self.tensors.items():
@@ -65,10 +69,15 @@ class Tally:
             offsets = (active - base) // size
             if offsets.min() >= 0 and offsets.max() < tensor.array.size:
                 self.issued[name, direction] += active.size * size
+                self.sectors[name, direction] += np.unique(offsets * size // SECTOR).size
                 seen = self.touched.setdefault((name, direction), np.zeros(tensor.array.size, bool))
                 seen[offsets] = True
                 return
-        raise IndexError(f"{self.kernel.name}: a {direction} at {self.label()} leaves every tensor")
+        raise IndexError(f"a {direction} at {self.label()} leaves every tensor")
+
+    def _tensor(self, label: str) -> str:
+        """The tensor in memory behind a load's label, which may be a view's name or a numbered one."""
+        return next((load for kernel in self.kernels for name, load in kernel.loads if name == label), label)
 
     def result(self, memory: str) -> Result:
         """Rows with boundary issued and distinct."""
@@ -77,24 +86,29 @@ class Tally:
             rows.append(Row("bytes", nbytes, tensor=name, place=memory, detail=direction, boundary="issued"))
             distinct = int(self.touched[name, direction].sum()) * self.tensors[name].array.itemsize
             rows.append(Row("bytes", distinct, tensor=name, place=memory, detail=direction, boundary="distinct"))
+            sectors, lanes = self.sectors[name, direction], nbytes // self.tensors[name].array.itemsize
+            rows.append(Row("accesses", sectors, tensor=name, place=memory, detail=direction))
+            rows.append(Row("lanes", lanes, tensor=name, place=memory, detail=direction, boundary="useful"))
+        for (name, direction), lanes in sorted(self.lanes.items()):
+            rows.append(Row("lanes", lanes, tensor=name, place=memory, detail=direction, boundary="issued"))
         for (einsum, name), n in sorted(self.operations.items()):
             rows.append(Row("operations", n, einsum=einsum, detail=name, boundary="issued"))
         for einsum, n in sorted(self.combines.items()):
             rows.append(Row("combines", n, einsum=einsum, boundary="issued"))
         notes = tuple(f"{n} products {m}x{k}x{c} of {t}" for (t, m, c, k), n in sorted(self.dots.items()))
-        return Result("counted", {"kernel": self.kernel.name, "grid": list(self.kernel.grid)}, tuple(rows), notes=notes)
+        launches = {kernel.name: list(kernel.grid) for kernel in self.kernels}
+        return Result("counted", {"kernels": launches}, tuple(rows), notes=notes)
 
 
 Outputs = dict[str, np.ndarray]
 
 
-def count(kernel: Kernel, inputs: Mapping[str, np.ndarray], memory: str = "hbm") -> tuple[Outputs, Result]:
-    """Interpret a kernel and count: its outputs as float64, and the counts; `memory` names the place of the bytes."""
-    tensors = interpret.tensors(kernel, inputs)
-    tally = Tally(kernel, tensors)
-    interpret.launch(kernel, tensors, *_observed(tally))
-    outputs = {a.name: interpret.values(tensors[a.name].array, a.dtype) for a in kernel.arguments if a.output}
-    return outputs, tally.result(memory)
+def count(kernels: Sequence[Kernel], inputs: Mapping[str, np.ndarray], memory: str = "hbm") -> tuple[Outputs, Result]:
+    """Interpret kernels and count: (what they store, as float64; the counts). `memory` names the place of the bytes."""
+    tensors = interpret.tensors(kernels, inputs)
+    tally = Tally(kernels, tensors)
+    interpret.launch(kernels, tensors, *_observed(tally))
+    return interpret.outputs(kernels, tensors), tally.result(memory)
 
 
 def _observed(tally: Tally) -> tuple[type[Builder], type[Reduction]]:

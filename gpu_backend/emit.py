@@ -1,79 +1,81 @@
 """(workload, mapping) -> readable Triton source: one emitter for each loop level and each Einsum.
 
 The mapping's spatial loop becomes the launch grid, its temporal loop a `for`, each Einsum one assignment to a variable
-of its own name: a product summed over a shared rank becomes `tl.dot`, another reduction `tl.sum` or `tl.max`, the rest
-is element-wise. States are loop-carried variables. SEMANTICS section 7 numbers the rules.
+of its own name: a sum of products of blocks becomes `tl.dot`, another reduction `tl.sum` or `tl.max`, the rest is
+element-wise. States, and reductions that the loop goes on with, are loop-carried variables. SEMANTICS section 7
+numbers the rules.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping as Dict
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Name, Num, Workload
-from einsum.problems import InputError
+from einsum.cascade import Access, Einsum, Workload
+from einsum.ops import REDUCE_OPS
 from einsum.show import show_einsum
 from gpu_backend.address import Addresses, align
-from gpu_backend.base2 import is_root, needs_factor
+from gpu_backend.expression import Expressions, number
 from gpu_backend.kernel import Argument, Kernel
-from gpu_backend.limits import plan
-from gpu_backend.missing import missing_points
-from gpu_backend.plan import Load, Plan, factors, is_dot, refusal
+from gpu_backend.limits import plans
+from gpu_backend.missing import Missing, missing_points
+from gpu_backend.plan import Load, Plan, Section, stored_ranks, written
 from gpu_backend.writer import Writer
 from mapper.mapping import Mapping
 from mapper.nest import Floor, NestLoop
 
-LOG2E = math.log2(math.e)
-INFIX = ("+", "-", "*", "/")
-CALLS = {"max": "tl.maximum", "min": "tl.minimum"}
-REDUCE = {"add": "tl.sum", "max": "tl.max", "min": "tl.min"}
-PRECISION = {"fp32": ', input_precision="ieee"', "tf32": ', input_precision="tf32"'}
+COMBINE = {"add": "{0} + {1}", "max": "tl.maximum({0}, {1})", "min": "tl.minimum({0}, {1})"}
 CONSTANTS_A_LINE = 6
 
 
-def emit(workload: Workload, mapping: Mapping) -> Kernel:
-    """The kernel of a mapped cascade; InputError with the reasons if none can be generated."""
-    return _Emitter(plan(workload, mapping)).kernel()
+def emit(workload: Workload, mapping: Mapping) -> tuple[Kernel, ...]:
+    """The kernels of a mapped cascade, in launch order; InputError with the reasons if none can be generated."""
+    made = plans(workload, mapping)
+    return tuple(_Emitter(p, m, len(made) > 1).kernel() for p, m in zip(made, missing_points(made), strict=True))
 
 
-def arguments(workload: Workload) -> tuple[Argument, ...]:
-    """A kernel's tensors: the cascade's inputs, then its outputs."""
-    cascade = workload.cascade
+def arguments(plan: Plan) -> tuple[Argument, ...]:
+    """A kernel's tensors: those that it loads, inputs of the cascade first, then those that it stores."""
+    workload, cascade = plan.workload, plan.workload.cascade
+    read = {load.access.tensor for load in plan.loads}
+    names = (*(t for t in cascade.inputs if t in read), *(e.name for e in cascade.einsums if e.name in read))
+    shape = lambda t: tuple(map(workload.extent, stored_ranks(cascade, t)))
     return tuple(
-        Argument(t, workload.dtypes[t], tuple(map(workload.extent, cascade.tensor[t].ranks)), t in cascade.outputs)
-        for t in (*cascade.inputs, *cascade.outputs)
+        Argument(t, workload.dtypes[t], shape(t), written_here)
+        for written_here, group in ((False, names), (True, plan.stored))
+        for t in group
     )
 
 
 class _Emitter:
     """Writes one kernel, top to bottom. A value is a variable and its block axes."""
 
-    def __init__(self, made: Plan) -> None:
+    def __init__(self, made: Plan, missing: Dict[Access | str, Missing], several: bool) -> None:
         self.plan, self.workload, self.cascade = made, made.workload, made.workload.cascade
+        self.missing, self.arguments = missing, arguments(made)
         self.out = Writer()
         self.addresses = Addresses(made, self.out)
-        self.missing = missing_points(made)
-        self.arguments = arguments(made.workload)
-        self.loads = {load.name: load for load in made.loads}
-        self._defined: set[str] = set()  # loads, states and Einsums written so far
-        self._pending: dict[str, str] = {}  # state -> variable of its next value, while the old one is still read
+        self.values = Expressions(made, missing, self.addresses)
+        names = [self.cascade.name, *(s.group.name for s in made.sections if several)]
+        self.name = "_".join(names).replace("-", "_")
 
     def kernel(self) -> Kernel:
-        name, constants = self.cascade.name.replace("-", "_"), self._constants()
+        constants = self._constants()
         self._head()
-        self.out(f"def {name}(")
+        self.out(f"def {self.name}(")
         self.out(f"    {', '.join(f'{a.name}_ptr' for a in self.arguments)},")
         for start in range(0, len(constants), CONSTANTS_A_LINE):
             chosen = list(constants)[start : start + CONSTANTS_A_LINE]
             self.out(f"    {', '.join(f'{c}: tl.constexpr' for c in chosen)},")
         with self.out.block("):"):
             self._grid()
-            self._level(self.plan.before, [load for load in self.plan.loads if not load.inside])
-            if self.plan.loop:
-                self._tile_loop(self.plan.nest.loops[-1])
-            self._level(self.plan.after, [])
+            for section in self.plan.sections:
+                self._section(section)
         source, lines, grid = self.out.text, tuple(self.out.lines), (self.plan.programs,)
+        stages = max(section.stages for section in self.plan.sections)
         fixed = tuple(constants.items())
-        return Kernel(name, source, self.arguments, fixed, grid, lines, self.plan.warps, self.plan.stages)
+        loads = tuple(dict.fromkeys((load.name, load.access.tensor) for load in self.plan.loads))
+        launch = (self.plan.warps, stages, *max(map(self.plan.iteration, self.plan.sections)))
+        return Kernel(self.name, source, self.arguments, fixed, grid, lines, loads, *launch)
 
     def _head(self) -> None:
         mapping = self.plan.mapping
@@ -93,25 +95,26 @@ class _Emitter:
     def _constants(self) -> dict[str, int]:
         """Every size, and for each rank walked in tiles the tile and the number of tiles."""
         constants = dict(sorted(self.workload.sizes.items()))
-        for loop in self.plan.nest.loops:
+        for loop in self.plan.loops:
             if loop.tile > 1:
                 constants |= {f"{loop.rank.upper()}_TILE": loop.tile, f"{loop.rank.upper()}_TILES": loop.count}
         return constants
 
     def _grid(self) -> None:
         """Coordinates of a program: the spatial ranks' tiles, the last rank fastest; then the vectors of block axes."""
-        spatial = [loop for loop in self.plan.nest.loops if loop.axis]
+        spatial = self.plan.spatial
         self.out(f"rest = tl.program_id(0)  # a tile of ({', '.join(x.rank for x in spatial)}), the last rank fastest")
         for loop in reversed(spatial):
             count = f"{loop.rank.upper()}_TILES" if loop.tile > 1 else loop.rank.upper()
             own = "rest" if loop is spatial[0] else f"(rest % {count})"
             # a rank walked coordinate by coordinate may lead past 2**31 elements
-            self.out(f"{_counter(loop)} = {own.strip('()')}" if loop.tile > 1 else f"{loop.rank} = {own}.to(tl.int64)")
+            wide = f"{own}.to(tl.int64)"
+            self.out(f"{_counter(loop)} = {own.strip('()')}" if loop.tile > 1 else f"{loop.rank} = {wide}")
             if loop is not spatial[0]:
                 self.out(f"rest = rest // {count}")
         for loop in spatial:
             self._vector(loop)
-        looped = {loop.rank for loop in self.plan.nest.loops}
+        looped = {loop.rank for loop in self.plan.loops}
         for rank in self.plan.tiles:
             if rank not in looped:
                 self.out(f"{rank} = tl.arange(0, {rank.upper()})")
@@ -122,6 +125,14 @@ class _Emitter:
             tile = f"{loop.rank.upper()}_TILE"
             self.out(f"{loop.rank} = {_counter(loop)} * {tile} + tl.arange(0, {tile})")
 
+    def _section(self, section: Section) -> None:
+        if len(self.plan.sections) > 1:
+            self.out(f"# group {section.group.name}")
+        self._level(section.before, [load for load in section.loads if not load.inside])
+        if section.loop:
+            self._tile_loop(section, section.loop)
+        self._level(section.after, [])
+
     def _level(self, einsums: tuple[str, ...], loads: list[Load]) -> None:
         """The loads and the Einsums of one loop level."""
         for load in loads:
@@ -129,49 +140,61 @@ class _Emitter:
         for name in einsums:
             self._einsum(self.cascade[name])
 
-    def _tile_loop(self, loop: NestLoop) -> None:
-        for name in self.plan.inside:
-            if self.cascade[name].iterative:
-                self._state(self.cascade[name])
-        start, stop = self._bound(loop.start, "tl.maximum"), self._bound(loop.stop, "tl.minimum")
+    def _tile_loop(self, section: Section, loop: NestLoop) -> None:
+        carried = [self.cascade[n] for n in section.inside if self._is_carried(self.cascade[n])]
+        for einsum in carried:
+            self._start(einsum)
+        start, stop = self._bound(section, loop.start, "tl.maximum"), self._bound(section, loop.stop, "tl.minimum")
         with self.out.block(f"for {_counter(loop)} in tl.range({start}, {stop}):"):
             self._vector(loop)
-            self._level(self.plan.inside, [load for load in self.plan.loads if load.inside])
-            for name, variable in self._pending.items():
+            with self.addresses.scope():
+                self._level(section.inside, [load for load in section.loads if load.inside])
+            for name, variable in self.values.pending.items():
                 self.out(f"{name} = {variable}", name)
-        self._pending.clear()
+        self.values.pending.clear()
+        for einsum in carried:
+            if einsum.name in self.plan.stored:
+                self._store(einsum)
 
-    def _state(self, einsum: Einsum) -> None:
+    def _is_carried(self, einsum: Einsum) -> bool:
+        return einsum.iterative is not None or self.plan.accumulates(einsum)
+
+    def _start(self, einsum: Einsum) -> None:
         """The initial value of a loop-carried variable."""
-        tiled = {loop.rank for loop in self.plan.nest.loops if loop.tile > 1}
+        tiled = {loop.rank for loop in self.plan.loops if loop.tile > 1}
         spans = [f"{r.upper()}_TILE" if r in tiled else r.upper() for r in self.plan.axes(einsum.output)]
-        self.out(f"{einsum.name} = tl.full([{', '.join(spans)}], {_number(einsum.init)}, tl.float32)", einsum.name)
-        self._defined.add(einsum.name)
+        first = einsum.init if einsum.iterative else REDUCE_OPS[einsum.reduce_op].identity
+        self.out(f"{einsum.name} = tl.full([{', '.join(spans)}], {number(first)}, tl.float32)", einsum.name)
+        self.values.defined.add(einsum.name)
 
-    def _bound(self, floors: tuple[Floor, ...], join: str) -> str:
+    def _bound(self, section: Section, floors: tuple[Floor, ...], join: str) -> str:
         """The tightest of a loop's bounds."""
-        text, *others = dict.fromkeys(map(self._floor, floors))
+        text, *others = dict.fromkeys(self._floor(section, floor) for floor in floors)
         for other in others:
             text = f"{join}({text}, {other})"
         return text
 
-    def _floor(self, floor: Floor) -> str:
-        loops = self.plan.nest.loops
+    def _floor(self, section: Section, floor: Floor) -> str:
+        loops = section.nest.loops
         if not floor.terms:
-            whole = floor.const // floor.divisor
-            return loops[-1].rank.upper() if whole == self.workload.extent(loops[-1].rank) else str(whole)
+            whole, last = floor.const // floor.divisor, loops[-1]
+            tiles = f"{last.rank.upper()}_TILES" if last.tile > 1 else last.rank.upper()
+            return tiles if whole == last.count else str(whole)
         total = " + ".join([*(f"{_counter(loops[i])} * {f}" for i, f in floor.terms), str(floor.const)])
         return total if floor.divisor == 1 else f"({total}) // {floor.divisor}"
 
     def _load(self, load: Load) -> None:
         pointer, axes = self.addresses.pointer(load.access)
         mask = self.addresses.mask(self.plan.bounds(load.access), axes)
-        self.out(f"{load.name} = tl.load({pointer}{f', mask={mask}, other=0.0' if mask else ''})", load.name)
-        self._defined.add(load.name)
+        held = self.missing[load.read].held
+        fill = number(held) if isinstance(held, float) else "0.0"
+        self.out(f"{load.name} = tl.load({pointer}{f', mask={mask}, other={fill}' if mask else ''})", load.name)
+        self.values.defined.add(load.name)
 
     def _store(self, einsum: Einsum) -> None:
-        pointer, axes = self.addresses.pointer(einsum.output)
-        mask = self.addresses.mask(self.plan.bounds(einsum.output), axes)
+        access = written(einsum)
+        pointer, axes = self.addresses.pointer(access)
+        mask = self.addresses.mask(self.plan.bounds(access), axes)
         value = align(einsum.name, self.plan.axes(einsum.output), axes)
         stored = f"{value}.to({einsum.name}_ptr.dtype.element_ty)"
         self.out(f"tl.store({pointer}, {stored}{f', mask={mask}' if mask else ''})", einsum.name)
@@ -179,86 +202,28 @@ class _Emitter:
     def _einsum(self, einsum: Einsum) -> None:
         self.out(f"# {show_einsum(einsum)}")
         axes, name = self.plan.axes(einsum.output), einsum.name
-        text = self._value(einsum, axes)
+        text = self.values.einsum(einsum, axes)
         if einsum.iterative and self._read_later(einsum):
-            name = self._pending[einsum.name] = f"{einsum.name}_next"
+            name = self.values.pending[einsum.name] = f"{einsum.name}_next"
+        elif self.plan.accumulates(einsum) and not self.plan.is_dot(einsum):
+            text = COMBINE[einsum.reduce_op].format(name, text)
         self.out(f"{name} = {text}", einsum.name)
         point = self.missing[einsum.name]
         if point.masked:
             mask = self.addresses.mask(point.conditions, axes)
-            self.out(f"{name} = tl.where({mask}, {name}, {_number(point.held)})", einsum.name)
-        self._defined.add(einsum.name)
-        if einsum.name in self.cascade.outputs:
+            self.out(f"{name} = tl.where({mask}, {name}, {number(point.held)})", einsum.name)
+        self.values.defined.add(einsum.name)
+        if einsum.name in self.plan.stored and not self._is_carried(einsum):
             self._store(einsum)
-
-    def _value(self, einsum: Einsum, axes: tuple[str, ...]) -> str:
-        if is_dot(einsum):
-            return self._dot(einsum, axes)
-        text = self._expression(einsum.expr, axes)
-        if einsum.reduced:
-            around = self.plan.axes(einsum.output, *map(Name, einsum.reduced))
-            body = self._expression(einsum.expr, around)
-            text = f"{REDUCE[einsum.reduce_op]}({body}, {around.index(einsum.reduced[0])})"
-        return f"({text}) * {LOG2E!r}" if is_root(einsum, self.plan.scaled) else text
 
     def _read_later(self, einsum: Einsum) -> bool:
         """Whether a later Einsum of the iteration reads the state's old value."""
-        later = self.plan.inside[self.plan.inside.index(einsum.name) + 1 :]
+        inside = self.plan.section(einsum.name).inside
+        later = inside[inside.index(einsum.name) + 1 :]
         reads = [a for name in later for a in self.cascade[name].reads if a.tensor == einsum.name]
         return any(a.indices != einsum.output.indices for a in reads)
-
-    def _dot(self, einsum: Einsum, axes: tuple[str, ...]) -> str:
-        """`tl.dot` over the reduced rank; constants, and log2(e) where the logits are made, become one factor.
-
-        A computed operand is rounded to the element type of the loaded one.
-        """
-        parts, rank = factors(einsum.expr), einsum.reduced[0]
-        accesses = sorted((f for f in parts if isinstance(f, Access)), key=lambda a: axes[0] not in self.plan.axes(a))
-        loaded = next(self.loads[a.tensor] for a in accesses if a.tensor in self.loads)
-        sides = []
-        for access, target in zip(accesses, ((axes[0], rank), (rank, axes[1])), strict=True):
-            text = self._read(access, target)
-            sides.append(text if access.tensor in self.loads else f"{text}.to({loaded.name}.dtype)")
-        precision = PRECISION.get(self.workload.dtypes[loaded.access.tensor], "")
-        scale = math.prod(f.value for f in parts if isinstance(f, Num))
-        scale *= LOG2E if is_root(einsum, self.plan.scaled) else 1.0
-        text = f"tl.dot({sides[0]}, {sides[1]}{precision})"
-        return text if scale == 1.0 else f"{text} * {scale!r}"
-
-    def _expression(self, expr: Expr, axes: tuple[str, ...]) -> str:
-        match expr:
-            case Num(value):
-                return _number(value)
-            case Access():
-                return self._read(expr, axes)
-            case Apply("exp", (arg,)):
-                inside = self._expression(arg, axes)
-                return f"tl.exp2({f'({inside}) * {LOG2E!r}' if needs_factor(arg, self.plan.scaled) else inside})"
-            case Apply(op, (left, right)) if op in INFIX:
-                texts = [self._expression(x, axes) for x in (left, right)]
-                nested = [isinstance(x, Apply) and x.op in INFIX for x in (left, right)]
-                first, second = (f"({t})" if n else t for t, n in zip(texts, nested, strict=True))
-                return f"{first} {op} {second}"
-            case Apply(op, (left, right)):
-                return f"{CALLS[op]}({self._expression(left, axes)}, {self._expression(right, axes)})"
-        raise InputError(refusal(str(expr), "an expression of another kind"))
-
-    def _read(self, access: Access, axes: tuple[str, ...]) -> str:
-        """The variable that holds the accessed values, aligned to block axes."""
-        name = access.tensor
-        if name not in self._defined:
-            raise InputError(refusal(name, "it is read before the mapping computes it"))
-        if name in self.loads:
-            return align(name, self.addresses.axes(self.loads[name].access), axes)
-        next_value = access.indices == self.cascade[name].output.indices
-        return align(self._pending.get(name, name) if next_value else name, self.plan.axes(access), axes)
 
 
 def _counter(loop: NestLoop) -> str:
     """The variable that counts a loop's iterations: the rank itself when it is walked coordinate by coordinate."""
     return f"{loop.rank}_tile" if loop.tile > 1 else loop.rank
-
-
-def _number(value: float | str | None) -> str:
-    number = float(value or 0)
-    return f'float("{number}")' if math.isinf(number) else repr(number)

@@ -8,8 +8,9 @@ to be called unless TRITON_INTERPRET was set before the import, so they are rout
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import triton.language as tl
@@ -20,8 +21,9 @@ from triton.runtime.jit import JITFunction
 from gpu_backend import source
 from gpu_backend.kernel import Argument, Kernel
 
-NUMPY = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16, "bf16": np.uint16}  # bf16: its bit pattern
-TRITON = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+# a bf16 is kept as its bit pattern
+NUMPY = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int32": np.int32}
+TRITON = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int32": "i32"}
 GUARD_BYTES = 4096  # around each tensor, so that an access outside it does not fall into another
 
 
@@ -57,7 +59,8 @@ class HostTensor:
         self.name = argument.name
         self.dtype = TRITON[argument.dtype]
         self.array = self._buffer[GUARD_BYTES : GUARD_BYTES + size].view(element).reshape(argument.shape)
-        self.array[...] = stored(np.array(np.nan), argument.dtype) if initial is None else initial
+        empty = np.array(0 if argument.dtype == "int32" else np.nan)
+        self.array[...] = stored(empty, argument.dtype) if initial is None else initial
 
     def data_ptr(self) -> int:
         return self.array.ctypes.data
@@ -156,25 +159,47 @@ def _interpreted(builder: type[Builder], reduction: type[Reduction]) -> Iterator
 
 
 def launch(
-    kernel: Kernel,
+    kernels: Sequence[Kernel],
     tensors: Mapping[str, HostTensor],
     builder: type[Builder] = Builder,
     reduction: type[Reduction] = Reduction,
 ) -> None:
-    """Interpret every program of the kernel's grid, in order."""
-    function = InterpretedFunction(source.load(kernel).fn)
-    with _interpreted(builder, reduction):
+    """Interpret every program of the kernels' grids, in order."""
+    for kernel in kernels:
         arguments = [tensors[a.name] for a in kernel.arguments]
-        _Launch(function.rewrite(), function.arg_names, kernel.grid)(*arguments, **dict(kernel.constants))
+        launch_one(source.load(kernel), arguments, dict(kernel.constants), kernel.grid, builder, reduction)
 
 
-def tensors(kernel: Kernel, inputs: Mapping[str, np.ndarray]) -> dict[str, HostTensor]:
-    """Inputs rounded to their element types, outputs filled with NaN."""
-    return {a.name: HostTensor(a, None if a.output else stored(inputs[a.name], a.dtype)) for a in kernel.arguments}
+def launch_one(
+    function: Any,
+    arguments: Sequence[HostTensor],
+    constants: Mapping[str, int],
+    grid: tuple[int, ...],
+    builder: type[Builder] = Builder,
+    reduction: type[Reduction] = Reduction,
+) -> None:
+    """Interpret every program of one `triton.jit` function's launch."""
+    interpreted = InterpretedFunction(function.fn)
+    # lanes outside of all tensors may compute what is no number; what is stored is compared with the oracle
+    with _interpreted(builder, reduction), np.errstate(all="ignore"):
+        _Launch(interpreted.rewrite(), interpreted.arg_names, grid)(*arguments, **constants)
 
 
-def run(kernel: Kernel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The kernel's outputs, as float64, for inputs by tensor name (any float type, the arguments' shapes)."""
-    arrays = tensors(kernel, inputs)
-    launch(kernel, arrays)
-    return {a.name: values(arrays[a.name].array, a.dtype) for a in kernel.arguments if a.output}
+def tensors(kernels: Sequence[Kernel], inputs: Mapping[str, np.ndarray]) -> dict[str, HostTensor]:
+    """Inputs rounded to their element types; what kernels store is filled with NaN."""
+    stored_here = {a.name for kernel in kernels for a in kernel.arguments if a.output}
+    made = {a.name: a for kernel in kernels for a in kernel.arguments}
+    initial = {n: None if n in stored_here else stored(inputs[n], a.dtype) for n, a in made.items()}
+    return {name: HostTensor(argument, initial[name]) for name, argument in made.items()}
+
+
+def outputs(kernels: Sequence[Kernel], tensors: Mapping[str, HostTensor]) -> dict[str, np.ndarray]:
+    """What the kernels have stored, as float64."""
+    return {a.name: values(tensors[a.name].array, a.dtype) for k in kernels for a in k.arguments if a.output}
+
+
+def run(kernels: Sequence[Kernel], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the kernels store, as float64, for inputs by tensor name (any float type, the arguments' shapes)."""
+    arrays = tensors(kernels, inputs)
+    launch(kernels, arrays)
+    return outputs(kernels, arrays)

@@ -28,9 +28,12 @@ class Kernel:
     arguments: tuple[Argument, ...]
     constants: tuple[tuple[str, int], ...]
     grid: tuple[int, ...]
-    lines: tuple[tuple[int, str], ...]  # (1-based source line, Einsum or tensor)
+    lines: tuple[tuple[int, str], ...]  # (1-based source line, Einsum or variable of a load)
+    loads: tuple[tuple[str, str], ...] = ()  # (variable, tensor in memory)
     num_warps: int = 4
     num_stages: int = 2
+    iteration_macs: int = 0  # matrix multiply-accumulates in an iteration of the tile loop that has the most
+    iteration_bytes: int = 0  # that this iteration loads
 
     def __str__(self) -> str:
         return self.source

@@ -5,53 +5,60 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from einsum.affine import Affine, affine
+from einsum.affine import affine
 from einsum.cascade import Access, Apply, Einsum, Guard, Name, Num, Workload, walk
 from einsum.ops import REDUCE_OPS, is_view
 from einsum.problems import InputError, Problem
 from einsum.show import show_expr
-from gpu_backend.plan import Plan, factors, is_dot, maximum, refusal, source, structure
-from mapper.mapping import Compute, Greedy, Leaf, Loop, Mapping, Pipe, leaves
+from gpu_backend.base2 import is_root
+from gpu_backend.plan import Plan, Section, factors, gathers, in_memory, refusal, source, stored_ranks, structures
+from mapper.handover import kept
+from mapper.mapping import Compute, Greedy, Group, Leaf, Loop, Mapping, Pipe, leaves
 
-DTYPES = ("bf16", "fp16", "fp32", "tf32")
-OPERATIONS = ("+", "-", "*", "/", "max", "min", "exp")
+DTYPES = ("bf16", "fp16", "fp32", "tf32", "int32")
+FUNCTIONS = ("exp", "sqrt", "log", "silu")
+OPERATIONS = ("+", "-", "*", "/", "max", "min", *FUNCTIONS)
 REDUCTIONS = ("add", "max", "min")
 MIN_DOT = 16  # smallest side of a block that a matrix unit takes
 MAX_SLICE = 2**31  # elements that a 32-bit offset reaches from a program's base address
 
 
-def plan(workload: Workload, mapping: Mapping) -> Plan:
-    """The kernel's structure; InputError with every reason why this mapping of this cascade has none."""
+def plans(workload: Workload, mapping: Mapping) -> tuple[Plan, ...]:
+    """The kernels' structure; InputError with every reason why this mapping of this cascade has none."""
     if found := list(mapping_problems(workload, mapping)):
         raise InputError(found)
-    if found := [*_gathers(workload), *_loads_unheld(workload, mapping)]:
+    if found := list(_loads_unheld(workload, mapping)):
         raise InputError(found)
-    made = structure(workload, mapping)
-    if found := list(_cascade_problems(made)):
+    made = structures(workload, mapping)
+    if found := list(dict.fromkeys(p for plan in made for p in _plan_problems(plan))):
         raise InputError(found)
     return made
 
 
 def mapping_problems(workload: Workload, mapping: Mapping) -> Iterator[Problem]:
     """What the mapping asks for that is not generated."""
-    if len(mapping.groups) != 1:
-        yield refusal("groups", "one fused group is one kernel", len(mapping.groups))
     every = tuple(leaves(mapping))
-    loops = max((leaf.loops for leaf in every), key=len, default=())
-    spatial = [loop for loop in loops if loop.over]
-    if not spatial or loops[:1] != tuple(spatial):
-        got = [loop.over or "temporal" for loop in loops]
-        yield refusal("loops", "the outermost loop, and no other, is spatial: its iterations are the programs", got)
-    if len(loops) - len(spatial) > 1 or any(len(loop.ranks) > 1 for loop in loops if not loop.over):
-        yield refusal("loops", "at most one temporal loop, over one rank", [loop.ranks for loop in loops])
-    for loop in loops:
-        yield from _loop_problems(loop)
-    for leaf in every:
-        yield from _leaf_problems(workload, leaf, loops)
+    for group in mapping.groups:
+        yield from _group_problems(workload, group, [leaf for leaf in every if leaf.group == group.name])
     computed = [leaf.node.einsum for leaf in every if isinstance(leaf.node, Compute)]
     for einsum in workload.cascade.einsums:
         if computed.count(einsum.name) != 1 and not is_view(einsum):
             yield refusal(einsum.name, "every Einsum is computed once", f"{computed.count(einsum.name)} times")
+
+
+def _group_problems(workload: Workload, group: Group, every: list[Leaf]) -> Iterator[Problem]:
+    loops = max((leaf.loops for leaf in every), key=len, default=())
+    spatial = [loop for loop in loops if loop.over]
+    path = f"loops of {group.name}"
+    if not spatial or loops[:1] != tuple(spatial):
+        got = [loop.over or "temporal" for loop in loops]
+        yield refusal(path, "the outermost loop, and no other, is spatial: its iterations are the programs", got)
+    if len(loops) - len(spatial) > 1 or any(len(loop.ranks) > 1 for loop in loops if not loop.over):
+        yield refusal(path, "at most one temporal loop, over one rank", [loop.ranks for loop in loops])
+    for loop in loops:
+        yield from _loop_problems(loop)
+    for leaf in every:
+        yield from _leaf_problems(workload, leaf, loops)
 
 
 def _loop_problems(loop: Loop) -> Iterator[Problem]:
@@ -71,79 +78,108 @@ def _leaf_problems(workload: Workload, leaf: Leaf, loops: tuple[Loop, ...]) -> I
     if not isinstance(node, Compute):
         yield refusal(f"move {node.tensor}", "the compiler places transfers itself")
         return
-    if leaf.loops != loops[: len(leaf.loops)] or not leaf.loops:
-        yield refusal(node.einsum, "all Einsums share one nest of loops")
+    if leaf.loops != loops or not leaf.loops:
+        yield refusal(node.einsum, "all Einsums of a group share one nest of loops")
     if node.shares or node.stage or (isinstance(leaf.parent, Pipe) and leaf.parent.schedule != Greedy()):
         what = "the compiler schedules a tile's operations itself: shares, stages and static orders cannot be asked for"
         yield refusal(node.einsum, what)
     inner = loops[-1].ranks[:1] if loops else ()
-    if node.at and node.at != tuple((rank, "last") for rank in inner):
-        yield refusal(node.einsum, "only the last iteration of the tile loop can be asked for", node.at)
+    if len(node.at) > 1 or any(rank not in inner for rank, _ in node.at):
+        yield refusal(node.einsum, "only an iteration of the tile loop can be asked for", node.at)
     for loop in node.loops:
         cut = any(tile < workload.extent(rank) for rank, tile in zip(loop.ranks, loop.tile, strict=True))
         if loop.over is None and cut:
             yield refusal(node.einsum, "a rank private to an Einsum is one block", (loop.ranks, loop.tile))
 
 
-def _gathers(workload: Workload) -> Iterator[Problem]:
-    for einsum in workload.cascade.einsums:
-        if any(isinstance(n, Access) for a in einsum.reads for i in a.indices for n in walk(i)):
-            yield refusal(einsum.name, "a gathered index")
-
-
 def _loads_unheld(workload: Workload, mapping: Mapping) -> Iterator[Problem]:
-    """An input that two Einsums read is loaded once, so some loop has to hold it."""
-    every = tuple(leaves(mapping))
-    held = {hold.tensor for leaf in every for loop in leaf.loops for hold in loop.holds}
-    readers: dict[str, list[str]] = {}
-    for einsum in workload.cascade.einsums:
-        for access in () if is_view(einsum) else einsum.reads:
-            if source(workload, access).tensor in workload.cascade.inputs:
-                readers.setdefault(access.tensor, []).append(einsum.name)
-    for tensor, names in readers.items():
-        origin = next(a for n in names for a in workload.cascade[n].reads if a.tensor == tensor)
-        if len(names) > 1 and not {tensor, source(workload, origin).tensor} & held:
-            yield refusal(tensor, "read more than once and held by no loop", ", ".join(names))
+    """A tensor in memory that two Einsums of a group read alike is loaded once, so some loop has to hold it."""
+    for group in mapping.groups:
+        every = [leaf for leaf in leaves(mapping) if leaf.group == group.name]
+        names = {leaf.node.einsum for leaf in every if isinstance(leaf.node, Compute)}
+        held = {hold.tensor for leaf in every for loop in leaf.loops for hold in loop.holds}
+        readers: dict[Access, list[str]] = {}
+        for einsum in workload.cascade.einsums:
+            for access in einsum.reads if einsum.name in names else ():
+                if source(workload, access).tensor not in names:
+                    readers.setdefault(access, []).append(einsum.name)
+        for access, found in readers.items():
+            if len(set(found)) > 1 and not {access.tensor, source(workload, access).tensor} & held:
+                yield refusal(access.tensor, "read more than once and held by no loop", ", ".join(found))
 
 
-def _cascade_problems(made: Plan) -> Iterator[Problem]:
+def _plan_problems(made: Plan) -> Iterator[Problem]:
     """What the cascade needs that is not generated, given the kernel's blocks."""
     workload, cascade = made.workload, made.workload.cascade
-    walked = {loop.rank for loop in made.nest.loops if loop.tile == 1}
+    walked = {loop.rank for loop in made.loops if loop.tile == 1}
     for rank, span in made.tiles.items():
         if span & (span - 1):
             yield refusal(f"rank {rank}", "a block has 2^k coordinates", span)
-    for name in (*cascade.inputs, *cascade.outputs):
+    for section in made.sections:
+        yield from _section_problems(made, section)
+    for name in dict.fromkeys((*(load.access.tensor for load in made.loads), *made.stored)):
         if workload.dtypes[name] not in DTYPES:
             yield refusal(f"tensor {name}", f"element types are {', '.join(DTYPES)}", workload.dtypes[name])
-        if math.prod(workload.extent(r) for r in cascade.tensor[name].ranks if r not in walked) >= MAX_SLICE:
+        if math.prod(workload.extent(r) for r in stored_ranks(cascade, name) if r not in walked) >= MAX_SLICE:
             yield refusal(f"tensor {name}", f"one program's slice stays below {MAX_SLICE} elements")
-    for einsum in cascade.einsums:
-        yield from _einsum_problems(made, einsum)
+    for name in made.einsums:
+        yield from _einsum_problems(made, cascade[name])
+
+
+def _section_problems(made: Plan, section: Section) -> Iterator[Problem]:
+    """All sections walk a rank in the same tiles, or none walks it."""
+    for loop in section.nest.loops:
+        known = next(x for x in made.loops if x.rank == loop.rank)
+        if (loop.tile, loop.count) != (known.tile, known.count):
+            yield refusal(section.group.name, f"groups of one kernel walk {loop.rank} in the same tiles", loop.tile)
+    earlier = {n for s in made.sections[: made.sections.index(section)] for n in s.einsums}
+    for name in section.einsums:
+        for access in made.workload.cascade[name].reads:
+            if access.tensor in earlier and access.tensor not in kept(section.group):
+                what = f"{name} reads {access.tensor}, which no hold keeps from the group that computes it"
+                yield refusal(section.group.name, what)
+    own = {loop.rank for loop in section.nest.loops}
+    for loop in made.loops:
+        ranks = {r for n in section.einsums for r in made.workload.cascade[n].ranks}
+        if loop.rank in ranks and loop.rank not in own:
+            yield refusal(section.group.name, f"it has {loop.rank} whole, another group of the kernel walks it")
 
 
 def _einsum_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
+    if einsum.topk:
+        yield refusal(einsum.name, "a top-k")
     for operation in _operations(einsum):
         if operation.op not in OPERATIONS:
             yield refusal(einsum.name, f"operations are {' '.join(OPERATIONS)}", operation.op)
+        elif operation.op == "silu" and not isinstance(operation.args[0], Access):
+            yield refusal(einsum.name, "silu is applied to a tensor", show_expr(operation))
         own = made.axes(*(n for n in walk(operation) if isinstance(n, Access)))
         if own and own != made.axes(einsum.output, *map(Name, einsum.reduced)):
             what = "an operation that does not vary along all the Einsum's ranks needs an Einsum of its own"
             yield refusal(einsum.name, what, show_expr(operation))
-    if einsum.iterative and einsum.iterative != made.loop:
+    section = made.section(einsum.name)
+    walked = section.loop.rank if section.loop else None
+    if einsum.iterative and einsum.iterative != walked:
         what = f"its state is carried along {einsum.iterative}, which has to be the tile loop"
-        yield refusal(einsum.name, what, made.loop)
-    if split := [r for r in einsum.reduced if r in {loop.rank for loop in made.nest.loops}]:
-        yield refusal(einsum.name, f"it reduces over {split[0]}, which is split over programs or iterations")
+        yield refusal(einsum.name, what, walked)
+    split = [loop.rank for loop in made.spatial if loop.count > 1 and loop.rank in einsum.reduced]
+    if split:
+        yield refusal(einsum.name, f"it reduces over {split[0]}, which is split over programs")
+    yield from _reduction_problems(made, einsum)
+    for guard in einsum.guards:
+        yield from _guard_problems(made, einsum, guard)
+
+
+def _reduction_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     if einsum.reduced and einsum.reduce_op not in REDUCTIONS:
         name = REDUCE_OPS[einsum.reduce_op].reduction
         yield refusal(einsum.name, f"reductions are {', '.join(REDUCE_OPS[r].reduction for r in REDUCTIONS)}", name)
-    if len(einsum.reduced) > 1:
-        yield refusal(einsum.name, "one reduced rank", einsum.reduced)
-    if is_dot(einsum):
+    if len(made.axes(*map(Name, einsum.reduced))) > 1:
+        yield refusal(einsum.name, "one reduced rank in a block", einsum.reduced)
+    if made.accumulates(einsum) and is_root(einsum, made.scaled):
+        yield refusal(einsum.name, "logits that a tile loop adds up: their factor log2(e) has no place yet")
+    if made.is_dot(einsum):
         yield from _dot_problems(made, einsum)
-    for guard in einsum.guards:
-        yield from _guard_problems(made, einsum, guard)
 
 
 def _operations(einsum: Einsum) -> tuple[Apply, ...]:
@@ -155,33 +191,28 @@ def _operations(einsum: Einsum) -> tuple[Apply, ...]:
 def _dot_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     parts = [f for f in factors(einsum.expr) if not isinstance(f, Num)]
     operands = [f for f in parts if isinstance(f, Access)]
-    if len(parts) != 2 or len(operands) != 2:
-        yield refusal(einsum.name, "a sum of products has two tensors and constants as factors")
+    if len(parts) != 2:
+        yield refusal(einsum.name, "a matrix product has two tensors and constants as factors")
         return
-    origins = [source(made.workload, f).tensor for f in operands]
-    types = sorted({made.workload.dtypes[t] for t in origins if t in made.workload.cascade.inputs})
-    if len(types) != 1:
+    if made.accumulates(einsum) and len(factors(einsum.expr)) > 2:
+        yield refusal(einsum.name, "a product that a tile loop adds up has no constant factor")
+    types = sorted({made.workload.dtypes[t] for t in _loaded(made, operands)})
+    if len(types) > 1:
         yield refusal(einsum.name, "the factors of a matrix product have one element type, that of an input", types)
-    sides = [made.axes(f) for f in operands]
-    if set(sides[0]) & set(sides[1]) != set(einsum.reduced) or any(len(side) != 2 for side in sides):
-        yield refusal(einsum.name, "a matrix product is of two-dimensional blocks that share the reduced rank", sides)
-    for rank in dict.fromkeys((*sides[0], *sides[1])):
+    for rank in dict.fromkeys(r for f in operands for r in made.axes(f)):
         if made.tiles[rank] < MIN_DOT:
             got = f"{rank}: {made.tiles[rank]}"
             yield refusal(einsum.name, f"a side of a matrix product has at least {MIN_DOT} coordinates", got)
 
 
+def _loaded(made: Plan, operands: list[Access]) -> list[str]:
+    """The tensors in memory that operands are loaded from."""
+    read = {load.read for load in made.loads}
+    return [in_memory(made.workload, f).tensor for f in operands if f in read]
+
+
 def _guard_problems(made: Plan, einsum: Einsum, guard: Guard) -> Iterator[Problem]:
-    """A guard is an affine inequality that the first tile of every output fulfils somewhere."""
     sizes = made.workload.sizes
-    left, right = affine(guard.left, sizes), affine(guard.right, sizes)
-    if left is None or right is None or guard.relation not in ("<", "<=", ">", ">="):
+    affine_sides = affine(guard.left, sizes) and affine(guard.right, sizes)
+    if not affine_sides or guard.relation not in ("<", "<=", ">", ">=") or any(map(gathers, einsum.reads)):
         yield refusal(einsum.name, "guards are affine inequalities", guard.relation)
-        return
-    below = left + right.scaled(-1) if guard.relation in ("<", "<=") else right + left.scaled(-1)
-    spatial = [loop.rank for loop in made.nest.loops if loop.axis]
-    worst = Affine(below.const, tuple((r, f) for r, f in below.terms if r in spatial))
-    strict = guard.relation in ("<", ">")
-    if maximum(worst, lambda rank: made.workload.extent(rank) - 1) + strict > 0:
-        what = "its guard leaves a row of the first tile without any point, where a running maximum is not a number"
-        yield refusal(einsum.name, what)

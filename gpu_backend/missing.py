@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, rank_variables
 from einsum.ops import REDUCE_OPS
 from einsum.problems import InputError
-from gpu_backend.plan import Plan, refusal
+from gpu_backend.hollow import every_row_has_a_point, leaves_rows_empty
+from gpu_backend.plan import Load, Plan, factors, refusal, written
+from mapper.mapping import GUARD
 
 FINITE = "finite"  # some number
 Held = float | str | None  # a number, FINITE, or unknown
@@ -31,20 +33,55 @@ class Missing:
     masked: bool = False
 
 
-def missing_points(plan: Plan) -> dict[str, Missing]:
-    """For each loaded and each computed tensor; InputError where points that do not exist would be seen.
+def missing_points(plans: Sequence[Plan]) -> list[dict[Access | str, Missing]]:
+    """For each kernel its loads (by the access that reads them) and Einsums (by name); InputError where points that do
+    not exist would be seen.
 
-    Lanes past the end of a rank are no points at all: loads and stores leave them out.
+    Lanes past the end of a rank that nothing reduces are no points at all: loads and stores leave them out.
     """
-    found: dict[str, Missing] = {}
-    for load in plan.loads:
-        conditions = tuple(c for c in plan.bounds(load.access) if not isinstance(c.left, Name))
-        found[load.name] = Missing(conditions, 0.0 if conditions else FINITE)
-    for name in plan.einsums:
-        found[name] = _computed(plan, plan.workload.cascade[name], found)
-        if found[name].conditions and name in plan.workload.cascade.outputs:
-            raise InputError(refusal(name, "an output with points that do not exist"))
-    return found
+    every: list[dict[Access | str, Missing]] = []
+    stored: dict[str, Missing] = {}
+    for plan in plans:
+        found: dict[Access | str, Missing] = {}
+        for section in plan.sections:
+            for load in section.loads:
+                found[load.read] = _loaded(plan, load, stored)
+            for name in section.einsums:
+                found[name] = _computed(plan, plan.workload.cascade[name], found)
+        for name in plan.stored:
+            stored[name] = _storable(plan, name, found[name])
+        every.append(found)
+    return every
+
+
+def hollow(plan: Plan, found: Mapping[Access | str, Missing]) -> bool:
+    """Whether a block of the kernel may have a row without points in its first tile."""
+    return leaves_rows_empty(plan, tuple(dict.fromkeys(c for m in found.values() for c in m.conditions)))
+
+
+def _loaded(plan: Plan, load: Load, stored: Mapping[str, Missing]) -> Missing:
+    """Bounds of ranks that are reduced here or stand in a combination, and what the kernel that stored it left out."""
+    reduced = {r for name in plan.einsums for r in plan.workload.cascade[name].reduced}
+    bounds = [c for c in plan.bounds(load.access) if not isinstance(c.left, Name) or c.left.name in reduced]
+    left = stored.get(load.access.tensor, Missing())
+    conditions = tuple(dict.fromkeys((*bounds, *left.conditions)))
+    if not conditions:
+        return Missing()
+    if left.conditions:
+        return Missing(conditions, left.held)
+    return Missing(conditions, _wanted(plan, load.name, conditions) or 0.0)
+
+
+def _storable(plan: Plan, name: str, missing: Missing) -> Missing:
+    """What a later kernel finds in memory: points that a store's bounds leave out are no points of it either."""
+    einsum = plan.workload.cascade[name]
+    bounds = plan.bounds(written(einsum))
+    left = tuple(c for c in missing.conditions if c not in bounds)
+    loop = plan.section(name).loop
+    skips = loop is not None and loop.source.extent == GUARD
+    if left and (name in plan.workload.cascade.outputs or skips or not isinstance(missing.held, float)):
+        raise InputError(refusal(name, "an output with points that do not exist"))
+    return Missing(left, missing.held if left else FINITE)
 
 
 def _crosses(condition: Guard, einsum: Einsum) -> bool:
@@ -52,12 +89,15 @@ def _crosses(condition: Guard, einsum: Einsum) -> bool:
     return bool({*rank_variables(condition.left), *rank_variables(condition.right)} & set(einsum.reduced))
 
 
-def _computed(plan: Plan, einsum: Einsum, found: Mapping[str, Missing]) -> Missing:
-    operands = {a.tensor: found.get(a.tensor, Missing()) for a in einsum.reads}
+def _computed(plan: Plan, einsum: Einsum, found: Mapping[Access | str, Missing]) -> Missing:
+    operands = {a: found.get(a) or found.get(a.tensor, Missing()) for a in einsum.reads}
     inherited = dict.fromkeys(c for m in operands.values() for c in m.conditions)
     conditions = tuple(dict.fromkeys((*inherited, *einsum.guards)))
+    outputs = tuple(r for name in plan.workload.cascade.outputs for r in plan.workload.cascade.tensor[name].ranks)
     held = None if set(einsum.guards) - set(inherited) else _everywhere(einsum.expr, operands)
     crossed = [c for c in conditions if _crosses(c, einsum)]
+    if crossed and not every_row_has_a_point(plan.workload, conditions, outputs):
+        raise InputError(refusal(einsum.name, "a result without any point, which would not be a number"))
     if crossed and held != REDUCE_OPS[einsum.reduce_op].identity:
         raise InputError(refusal(einsum.name, "a reduction over points that do not exist"))
     left = tuple(c for c in conditions if c not in crossed)
@@ -68,15 +108,18 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[str, Missing]) -> Missi
 
 
 def _wanted(plan: Plan, tensor: str, conditions: tuple[Guard, ...]) -> float | None:
-    """The identity of the first reduction of this tensor that crosses one of the conditions."""
+    """The identity of the first reduction of this tensor, alone or as a factor, that crosses one of the conditions."""
     for einsum in plan.workload.cascade.einsums:
-        alone = isinstance(einsum.expr, Access) and einsum.expr.tensor == tensor
-        if alone and any(_crosses(c, einsum) for c in conditions):
-            return REDUCE_OPS[einsum.reduce_op].identity
+        parts = factors(einsum.expr)
+        if any(isinstance(f, Access) and f.tensor == tensor for f in parts) and any(
+            _crosses(c, einsum) for c in conditions
+        ):
+            product = len(parts) > 1 and einsum.reduce_op == "add"
+            return 0.0 if product else REDUCE_OPS[einsum.reduce_op].identity if len(parts) == 1 else None
     return None
 
 
-def _everywhere(expr: Expr, operands: Mapping[str, Missing]) -> Held:
+def _everywhere(expr: Expr, operands: Mapping[Access, Missing]) -> Held:
     """The value wherever at least one operand's point does not exist; None unless it is the same in all such places."""
     partial = [name for name, m in operands.items() if m.conditions]
     results = []
@@ -87,10 +130,10 @@ def _everywhere(expr: Expr, operands: Mapping[str, Missing]) -> Held:
     return results[0] if results and all(r == results[0] for r in results) else None
 
 
-def _value(expr: Expr, held: Mapping[str, Held]) -> Held:
+def _value(expr: Expr, held: Mapping[Access, Held]) -> Held:
     match expr:
-        case Access(tensor):
-            return held[tensor]
+        case Access():
+            return held[expr]
         case Num(value):
             return value
         case Apply("exp", (arg,)):

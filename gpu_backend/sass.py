@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -13,11 +14,11 @@ _LABEL = re.compile(r"^\s*(\.L_x?_?\w+):")
 _SPIN_WAIT = 6  # a loop of at most so many instructions waits for a barrier and computes nothing
 
 MIX = {  # class -> pattern of opcodes; the first that matches
-    "HGMMA": "HGMMA", "HMMA": "HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": "MUFU", "FFMA": "FFMA", "FMUL": "FMUL",
-    "FADD": "FADD", "FMNMX": "FMNMX", "FSETP/FSEL": "FS(ETP|EL)", "F2F": "F2F", "UTMALDG": "UTMALDG",
-    "LDGSTS": "LDGSTS", "LDG": "LDG(?!DEPBAR)", "STG": "STG", "LDS/LDSM": "LDS", "STS/STSM": "STS", "LDL": "LDL",
-    "STL": "STL", "SHFL": "SHFL", "barrier": "(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)",
-    "branch": "(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
+    "HGMMA": "HGMMA", "UTCHMMA": "UTC[HQ]MMA", "HMMA": "HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": "MUFU",
+    "FFMA": "FFMA", "FMUL": "FMUL", "FADD": "FADD", "FMNMX": "FMNMX", "FSETP/FSEL": "FS(ETP|EL)", "F2F": "F2F",
+    "UTMALDG": "UTMALDG", "LDGSTS": "LDGSTS", "LDG": "LDG(?!DEPBAR)", "STG": "STG", "LDS/LDSM": "LDS",
+    "STS/STSM": "STS", "LDL": "LDL", "STL": "STL", "SHFL": "SHFL",
+    "barrier": "(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)", "branch": "(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
 }  # fmt: skip
 
 
@@ -30,19 +31,28 @@ class Instruction:
     operands: str
 
 
+Work = Callable[[tuple[Instruction, ...], int], int]
+
+
 @dataclass(frozen=True)
 class Code:
-    """A kernel's instructions, and its natural loops as sorted instruction numbers, largest first."""
+    """A kernel's instructions, its natural loops as sorted instruction numbers, largest first, and how to count the
+    multiply-accumulates of instructions as a number of warps executes them."""
 
     instructions: tuple[Instruction, ...]
     loops: tuple[tuple[int, ...], ...]
+    macs: Work
+
+    @property
+    def inner_loops(self) -> tuple[tuple[Instruction, ...], ...]:
+        """The bodies of the innermost loops, in the order of the code."""
+        inner = [x for x in self.loops if not any(set(y) < set(x) for y in self.loops)]
+        return tuple(tuple(self.instructions[i] for i in indices) for indices in sorted(inner))
 
     @property
     def main_loop(self) -> tuple[Instruction, ...]:
         """The innermost loop with the most matrix work; without any, the longest innermost loop; () without a loop."""
-        inner = [x for x in self.loops if not any(set(y) < set(x) for y in self.loops)]
-        bodies = [tuple(self.instructions[i] for i in indices) for indices in inner]
-        return max(bodies, key=lambda body: (matrix_flops(body, 4), len(body)), default=())
+        return max(self.inner_loops, key=lambda body: (self.macs(body, 4), len(body)), default=())
 
 
 def parse(text: str) -> Code:
@@ -54,12 +64,17 @@ def parse(text: str) -> Code:
             labels[label[1]] = len(instructions)
         elif found := _INSTRUCTION.match(line):
             instructions.append(Instruction(found[2] or "", found[3], found[4]))
+    return code(instructions, lambda i: _successors(instructions, labels, i), macs)
+
+
+def code(instructions: list[Instruction], successors: Callable[[int], list[int]], work: Work) -> Code:
+    """Code with the loops of its control flow."""
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(instructions)))
     for i in range(len(instructions)):
-        graph.add_edges_from((i, j) for j in _successors(instructions, labels, i))
+        graph.add_edges_from((i, j) for j in successors(i))
     loops = [x for x in _natural_loops(graph) if len(x) > _SPIN_WAIT]
-    return Code(tuple(instructions), tuple(sorted(loops, key=lambda x: (-len(x), x))))
+    return Code(tuple(instructions), tuple(sorted(loops, key=lambda x: (-len(x), x))), work)
 
 
 def _successors(instructions: list[Instruction], labels: dict[str, int], i: int) -> list[int]:
@@ -102,24 +117,29 @@ def _dominates(dominator: dict[int, int], header: int, node: int) -> bool:
     return node == header
 
 
-def mix(instructions: tuple[Instruction, ...]) -> dict[str, int]:
-    """Instructions by class of MIX; the others are `other`."""
-    return dict(sorted(Counter(_class(x.opcode) for x in instructions).items()))
+def mix(instructions: tuple[Instruction, ...], classes: Mapping[str, str] = MIX) -> dict[str, int]:
+    """Instructions by class; those of no class are `other`."""
+    name = lambda opcode: next((n for n, pattern in classes.items() if re.match(f"U?{pattern}", opcode)), "other")
+    return dict(sorted(Counter(name(x.opcode) for x in instructions).items()))
 
 
-def _class(opcode: str) -> str:
-    return next((name for name, pattern in MIX.items() if re.match(f"U?{pattern}", opcode)), "other")
+def macs(instructions: tuple[Instruction, ...], warps: int) -> int:
+    """Multiply-accumulates of the matrix instructions as a block of `warps` executes them.
 
-
-def matrix_flops(instructions: tuple[Instruction, ...], warps: int) -> int:
-    """Floating-point operations of the matrix instructions as a block of `warps` executes them.
-
-    HGMMA states the shape that a warpgroup (4 warps) computes, HMMA a warp's m16n8k<K> as 168<K>.
+    HGMMA states the shape that a warpgroup (4 warps) computes, HMMA a warp's m16n8k<K> as 168<K>. The shape of a
+    UTCHMMA is data and is not counted.
     """
     total = 0
     for instruction in instructions:
         if shape := re.match(r"HGMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", instruction.opcode):
-            total += 2 * int(shape[1]) * int(shape[2]) * int(shape[3]) * warps // 4
+            total += int(shape[1]) * int(shape[2]) * int(shape[3]) * warps // 4
         elif shape := re.match(r"HMMA\.168(\d+)", instruction.opcode):
-            total += 2 * 16 * 8 * int(shape[1]) * warps
+            total += 16 * 8 * int(shape[1]) * warps
     return total
+
+
+def loaded_bytes(instructions: tuple[Instruction, ...], threads: int) -> int:
+    """Bytes that a block of `threads` brings in from memory, each thread the width that its loads state."""
+    loads = [x.opcode for x in instructions if re.match(r"(LDGSTS|LDG)\.", x.opcode)]
+    widths = [re.search(r"\.(128|64|U16|U8)\b", opcode) for opcode in loads]
+    return threads * sum({"128": 16, "64": 8, "U16": 2, "U8": 1}[w[1]] if w else 4 for w in widths)

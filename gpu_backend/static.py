@@ -1,7 +1,8 @@
-"""Compile a generated kernel for sm_90a with no GPU and read what the compiler made of it (SEMANTICS 7.8).
+"""Compile a generated kernel for a GPU that is not there and read what the compiler made of it (SEMANTICS 7.8).
 
-Triton's wheel holds the compiler, the assembler and the disassembler. Registers, spills, shared memory and the main
-loop's instruction mix become a `Result`; where they contradict the mapping (spills, no wgmma) a note says so.
+Triton's wheel holds the compilers, the assembler and the disassembler. Registers, spills, shared memory, occupancy and
+the instruction mix of each loop become a `Result`; where they contradict the mapping (spills, no wgmma, other matrix
+work in an iteration) a note says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import triton
@@ -17,17 +19,43 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from gpu_backend import sass, source
+from einsum.problems import InputError, Problem, suggest
+from gpu_backend import amdgcn, sass, source
 from gpu_backend.interpret import TRITON
 from gpu_backend.kernel import Kernel
 from mapper.result import Result, Row
 
-CAPABILITY = 90  # Triton compiles capability 90 as sm_90a, which has wgmma
 ALIGNED = 16  # bytes; what allocators give, and what a launch would specialise on
 
 
-def compiled(kernel: Kernel) -> CompiledKernel:
-    """The kernel compiled for sm_90a; its cache lies beside the generated sources."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A GPU to compile for, and what one SM (compute unit) of it has for its programs."""
+
+    backend: str
+    arch: int | str  # Triton compiles capability 90 as sm_90a and 100 as sm_100a
+    warp: int  # threads
+    registers: int  # 32-bit ones; NVIDIA: of an SM, AMD: of one thread's slot on a SIMD
+    warps: int
+    programs: int
+    shared: int  # bytes of an SM
+    reserved: int  # bytes of shared memory that each program takes beside its own
+
+
+TARGETS = {  # CUDA C Programming Guide, compute-capability table; AMD Instinct MI300 ISA guide
+    "sm_80": Target("cuda", 80, 32, 65536, 64, 32, 167936, 1024),
+    "sm_90a": Target("cuda", 90, 32, 65536, 64, 32, 233472, 1024),
+    "sm_100a": Target("cuda", 100, 32, 65536, 64, 32, 233472, 1024),
+    "gfx942": Target("hip", "gfx942", 64, 512, 32, 32, 65536, 0),
+}
+HOPPER = "sm_90a"
+REGISTER_UNIT = {"cuda": 256, "hip": 8}  # registers are given out in these steps, to a warp or to a thread
+SIMDS = 4  # of a compute unit, and schedulers of an SM
+
+
+def compiled(kernel: Kernel, target: str = HOPPER) -> CompiledKernel:
+    """The kernel compiled for a target; its cache lies beside the generated sources."""
+    gpu = _target(target)
     function = source.load(kernel)
     signature = {f"{a.name}_ptr": f"*{TRITON[a.dtype]}" for a in kernel.arguments}
     signature |= {name: "constexpr" for name, _ in kernel.constants}
@@ -36,67 +64,98 @@ def compiled(kernel: Kernel) -> CompiledKernel:
     with knobs.cache.scope():
         knobs.cache.dir = str(source.cache_dir() / "triton")
         text = ASTSource(function, signature, dict(kernel.constants), attributes)
-        return triton.compile(text, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
+        return triton.compile(text, target=GPUTarget(gpu.backend, gpu.arch, gpu.warp), options=options)
 
 
-def profile(kernel: Kernel) -> Result:
-    """Registers, spills and shared memory of the compiled kernel, and the instruction mix of its main loop.
+def profile(kernel: Kernel, target: str = HOPPER) -> Result:
+    """Registers, spills, shared memory and occupancy of the compiled kernel, and the instruction mix of its loops.
 
-    Row `operations` at place `main loop` is the matrix multiply-accumulates of one iteration by the whole program.
+    Rows `operations` and `bytes` at place `main loop` are the matrix multiply-accumulates of one iteration, and the
+    bytes that it loads, of the whole program.
     """
-    code = compiled(kernel)
+    gpu, built = _target(target), compiled(kernel, target)
     with tempfile.TemporaryDirectory() as folder:
-        registers, spilled = _assembled(code, Path(folder))
-        listing = sass.parse(_disassembled(code, Path(folder)))
-    loop = listing.main_loop
-    macs = sass.matrix_flops(loop, kernel.num_warps) // 2
-    rows = [Row("registers", registers), Row("footprint", code.metadata.shared, place="smem")]
+        read = _nvidia if gpu.backend == "cuda" else _amd
+        registers, spilled, code = read(built, gpu, Path(folder))
+    tools, loop = (sass if gpu.backend == "cuda" else amdgcn), code.main_loop
+    rows = [Row("registers", registers), Row("footprint", built.metadata.shared, place="smem")]
     rows += [Row("spills", n, detail=direction) for direction, n in spilled.items()]
-    rows.append(Row("operations", macs, place="main loop", detail="mac", boundary="issued"))
-    for place, instructions in (("kernel", listing.instructions), ("main loop", loop)):
-        rows += [Row("instructions", n, place=place, detail=name) for name, n in sass.mix(instructions).items()]
+    rows.append(Row("occupancy", occupancy(gpu, registers, built.metadata.shared, kernel.num_warps)))
+    rows.append(Row("operations", code.macs(loop, kernel.num_warps), "", "", "main loop", "mac", "issued"))
+    loaded = tools.loaded_bytes(loop, kernel.num_warps * gpu.warp)
+    rows.append(Row("bytes", loaded, place="main loop", detail="read", boundary="issued"))
+    places = [("kernel", code.instructions), ("main loop", loop)]
+    places += [(f"loop {i + 1}", body) for i, body in enumerate(code.inner_loops)]
+    for place, instructions in places:
+        counted = sass.mix(instructions, tools.MIX).items()
+        rows += [Row("instructions", n, place=place, detail=name) for name, n in counted]
     config = {
         "kernel": kernel.name,
-        "target": _target(code),
+        "target": target,
         "num_warps": kernel.num_warps,
         "num_stages": kernel.num_stages,
         "triton": triton.__version__,
     }
     result = Result("compiled", config, tuple(rows))
-    return replace(result, notes=tuple(_notes(result)))
+    return replace(result, notes=tuple(_notes(result, kernel)))
 
 
-def _notes(result: Result) -> list[str]:
+def occupancy(gpu: Target, registers: int, shared: int, warps: int) -> float:
+    """Warps that are resident on an SM at once, over those that it has room for."""
+    step = REGISTER_UNIT[gpu.backend]
+    if gpu.backend == "cuda":
+        each = -(-registers * gpu.warp // step) * step
+        resident = gpu.registers // each // SIMDS * SIMDS if each else gpu.warps
+    else:
+        resident = gpu.registers // max(step, -(-registers // step) * step) * SIMDS
+    by_shared = gpu.shared // max(1, -(-(shared + gpu.reserved) // 128) * 128)
+    programs = min(min(resident, gpu.warps) // warps, by_shared, gpu.programs)
+    return programs * warps / gpu.warps
+
+
+def _target(name: str) -> Target:
+    if name not in TARGETS:
+        raise InputError(Problem("no such target", path="target", got=name, hint=suggest(name, TARGETS)))
+    return TARGETS[name]
+
+
+def _notes(result: Result, kernel: Kernel) -> Iterator[str]:
     """Where the compiler contradicts the model."""
-    notes = []
     if spilled := result.total("spills"):
-        notes.append(f"registers spill: {spilled:g} bytes a thread")
-    if not result.total("instructions", place="main loop", detail="HGMMA"):
-        notes.append("no wgmma in the main loop: the tensor cores are not fed at their full rate")
-    return notes
+        yield f"registers spill: {spilled:g} bytes a thread"
+    if not kernel.iteration_macs:
+        return
+    target, macs = result.config["target"], result.total("operations", place="main loop", detail="mac")
+    if target == HOPPER and not result.total("instructions", place="kernel", detail="HGMMA"):
+        yield "no wgmma: the tensor cores are not fed at their full rate"
+    if not result.select("instructions", place="main loop"):
+        yield "the compiler unrolled the tile loop: there is no iteration to compare"
+    elif target != "sm_100a" and macs != kernel.iteration_macs:
+        yield f"the main loop has {macs:.0f} matrix MACs, an iteration of the mapping {kernel.iteration_macs}"
 
 
-def _assembled(code: CompiledKernel, folder: Path) -> tuple[int, dict[str, int]]:
-    """(registers a thread, spilled bytes a thread), which the assembler reports when it is asked as Triton asks it."""
+def _nvidia(built: CompiledKernel, gpu: Target, folder: Path) -> tuple[int, dict[str, int], sass.Code]:
+    """(registers a thread, spilled bytes a thread, code); the assembler reports when it is asked as Triton asks it."""
     from triton.backends.nvidia.compiler import get_ptxas
 
-    (folder / "kernel.ptx").write_text(code.asm["ptx"])
-    options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={_target(code)}"]
-    command = [get_ptxas(CAPABILITY).path, *options, "kernel.ptx", "-o", "kernel.o"]
+    found = re.search(r"\.target (sm_\w+)", built.asm["ptx"])
+    assert found, "PTX without a target"
+    (folder / "kernel.ptx").write_text(built.asm["ptx"])
+    options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={found[1]}"]
+    command = [get_ptxas(gpu.arch).path, *options, "kernel.ptx", "-o", "kernel.o"]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert used and spills, report
-    return int(used[1]), {"read": int(spills[2]), "write": int(spills[1])}
-
-
-def _target(code: CompiledKernel) -> str:
-    found = re.search(r"\.target (sm_\w+)", code.asm["ptx"])
-    assert found, "PTX without a target"
-    return found[1]
-
-
-def _disassembled(code: CompiledKernel, folder: Path) -> str:
-    (folder / "kernel.cubin").write_bytes(code.asm["cubin"])
+    (folder / "kernel.cubin").write_bytes(built.asm["cubin"])
     command = [knobs.nvidia.nvdisasm.path, "-c", "kernel.cubin"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return int(used[1]), {"read": int(spills[2]), "write": int(spills[1])}, sass.parse(listing)
+
+
+def _amd(built: CompiledKernel, gpu: Target, folder: Path) -> tuple[int, dict[str, int], sass.Code]:
+    """The same from the assembly text, which states its registers; a spilled register is 4 bytes each way."""
+    text = built.asm["amdgcn"]
+    count = {name: int(n) for name, n in re.findall(r"\.(vgpr_count|vgpr_spill_count):\s*(\d+)", text)}
+    spilled = 4 * count["vgpr_spill_count"]
+    return count["vgpr_count"], {"read": spilled, "write": spilled}, amdgcn.parse(text)

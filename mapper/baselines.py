@@ -15,6 +15,7 @@ from mapper.fusemax import Sizes, columns_of, largest_divisor, sizes_of
 from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Pipe
 
 WORD = 2  # bytes
+OPEN = 4  # fused tiles of FLAT in flight: QK in the first, softmax two behind, AV three
 SOFTMAX = ("GM", "SN", "SD", "A")
 
 
@@ -42,33 +43,42 @@ def flat_choice(machine: Machine, sizes: Sizes) -> FlatChoice:
 def flat(cascade: Cascade, machine: Machine, sizes: Sizes, choice: FlatChoice | None = None) -> Mapping:
     """FLAT (ASPLOS 2023): tiles of rows of the 3-pass cascade, the scores of a tile on chip if the choice says so."""
     chosen = choice or flat_choice(machine, sizes)
-    kept = [Hold(t, "buffer", deep=2, part=chosen.part) for t in ("Q", "K", "V", "AV") if t in chosen.resident]
-    if "QK" in chosen.resident:
-        scores = [Hold("QK", "buffer", part=chosen.part), Hold("SN", "buffer", part=chosen.part, inplace="QK"),
-                  Hold("A", "buffer", part=chosen.part, inplace="SN")]
+    fused = "QK" in chosen.resident
+    deep = 2 if fused else OPEN
+    kept = [Hold(t, "buffer", deep=deep, part=chosen.part) for t in ("Q", "K", "V", "AV") if t in chosen.resident]
+    if fused:
+        scores = [
+            Hold("QK", "buffer", part=chosen.part),
+            Hold("SN", "buffer", part=chosen.part, inplace="QK"),
+            Hold("A", "buffer", part=chosen.part, inplace="SN"),
+        ]
     else:  # scores go out to the root and come back a row at a time
         root = machine.root.name
-        scores = [Hold("QK", root), Hold("A", root), Hold("QK", "buffer", deep=2, along="p", users=("GM", "SN")),
-                  Hold("SN", "buffer", along="p")]
-    leaves = (_product("QK", chosen.stationary[0], columns_of(machine)), *_softmax(machine),
-              _product("AV", chosen.stationary[1], columns_of(machine)))
-    tile = Loop(("p",), (chosen.rows,), holds=(*kept, *scores, *_row_holds()), body=(Pipe(leaves, open=4, ahead=4),))
+        row = Hold("QK", "buffer", deep=deep, along="p", users=("GM", "SN"))
+        scores = [Hold("QK", root, deep=OPEN), Hold("A", root, deep=OPEN), row, Hold("SN", "buffer", along="p")]
+    first, last = (_product(n, s, columns_of(machine)) for n, s in zip(("QK", "AV"), chosen.stationary, strict=True))
+    leaves = (first, *_softmax(machine, stage=2), replace(last, stage=3))
+    holds, pipe = (*kept, *scores, *_row_holds(deep)), Pipe(leaves, open=OPEN, ahead=4)
+    tile = Loop(("p",), (chosen.rows,), holds=holds, body=(pipe,))
     body = Loop(("b",), (1,), body=(Loop(("h",), (1,), body=(tile,)),))
     return Mapping("flat", cascade.name, machine.name, (Group("attention", (body,)),), dtypes=(("*", "bf16"),))
 
 
-def _row_holds() -> tuple[Hold, ...]:
+def _row_holds(deep: int = 2) -> tuple[Hold, ...]:
     """Maximum and denominator of a row in the buffer, the exponentials in registers while they are summed."""
-    return (Hold("GM", "buffer", deep=2), Hold("SD", "buffer", deep=2),
-            Hold("SN", "regs_1d", along="m", users=("SN", "SD")))
+    return (
+        Hold("GM", "buffer", deep=deep),
+        Hold("SD", "buffer", deep=deep),
+        Hold("SN", "regs_1d", along="m", users=("SN", "SD")),
+    )
 
 
-def _softmax(machine: Machine) -> tuple[Compute, ...]:
+def _softmax(machine: Machine, stage: int = 0) -> tuple[Compute, ...]:
     """A row at a time, its keys over the lanes; the subtraction feeds the exponential unit."""
     lanes = machine.axes("pe_1d")[-1][1].size
     row = (Loop(("p",), (1,)), Loop(("m",), (lanes,)), Loop(("m",), (1,), over="array_1d.lane"))
     unit = lambda name: "pe_1d+exp_1d" if name == "SN" else "pe_1d"
-    return tuple(Compute(name, unit(name), loops=row) for name in SOFTMAX)
+    return tuple(Compute(name, unit(name), stage=stage, loops=row) for name in SOFTMAX)
 
 
 def _product(name: str, stationary: str, columns: int) -> Compute:
@@ -103,12 +113,20 @@ def unfused(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
             node = replace(loop, body=(node,))
         return Group(name, (node,), after)
 
-    row, keep = (Hold("QK", "buffer", deep=2), Hold("SN", "buffer", deep=2), *_row_holds()), partial(Hold, memory="buffer")
-    tiles = lambda query, key: (Loop(("p",), (rows,), holds=(keep(query, deep=deep),)),
-                                Loop(("m",), (keys,), holds=(keep(key, deep=deep),)))
-    groups = (group("QK", (_product("QK", "output", columns),), *tiles("Q", "K")),
-              group("softmax", _softmax(machine), Loop(("p",), (1,), holds=row), after=("QK",)),
-              group("AV", (_product("AV", "input", columns),), *tiles("AV", "V"), after=("softmax",)))
+    keep = partial(Hold, memory="buffer")
+    row = (keep("QK", deep=2), keep("SN", deep=2), *_row_holds())
+    tiles = lambda query, key: (
+        Loop(("p",), (rows,), holds=(keep(query, deep=deep),)),
+        Loop(("m",), (keys,), holds=(keep(key, deep=deep),)),
+    )
+    squares = (Loop(("p",), (columns,)), Loop(("m",), (columns,)))
+    first, last = _product("QK", "output", columns), _product("AV", "input", columns)
+    inner = lambda leaf: (replace(leaf, loops=leaf.loops[2:]),)
+    groups = (
+        group("QK", inner(first), *tiles("Q", "K"), *squares),
+        group("softmax", _softmax(machine), Loop(("p",), (1,), holds=row), after=("QK",)),
+        group("AV", inner(last), *tiles("AV", "V"), *reversed(squares), after=("softmax",)),
+    )
     return Mapping("unfused", cascade.name, machine.name, groups, dtypes=(("*", "bf16"),))
 
 

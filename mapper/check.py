@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from arch.machine import Machine
-from arch.units import brief
+from arch.units import DIMENSIONS, brief
 from einsum.cascade import DTYPE_BITS, Workload
 from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, suggest
+from mapper.handover import check_kept
 from mapper.legality import check_dataflow, check_holds, check_nest, check_order
 from mapper.mapping import Compute, Group, Loop, Mapping, Node, Order, Phases, Pipe, Seq
 from mapper.sites import At, Report, Site, holds, of_type, private, sites
@@ -109,7 +110,7 @@ def _coverage(report: Report, leaves: tuple[Site[Compute], ...], workload: Workl
             for leaf in own:
                 report.add(leaf.at, what)
         elif not own:
-            report.add(((), "groups"), f"Einsum {einsum.name} is computed by no leaf")
+            report.add(((0,), "groups"), f"Einsum {einsum.name} is computed by no leaf")
         elif len(own) > 1:
             report.add(own[1].at, f"Einsum {einsum.name} is computed by {len(own)} leaves")
 
@@ -126,7 +127,9 @@ def _legality(report: Report, every: tuple[Site[Node], ...], workload: Workload,
     check_nest(report, leaves, workload, machine)
     check_holds(report, every, leaves, workload, machine)
     check_dataflow(report, leaves, workload)
-    check_order(report, leaves, workload)
+    check_kept(report, every, leaves, workload)
+    if not report.problems:  # an order that is not one yet has no meaning
+        check_order(report, leaves, workload)
 
 
 def _executes(report: Report, leaf: Site[Compute], workload: Workload, machine: Machine) -> None:
@@ -165,12 +168,12 @@ def _schedule(report: Report, site: Site[Pipe] | Site[Seq], leaves: list[Site[Co
 def _exactly_once(report: Report, at: At, wanted: list[str], given: list[str], what: str) -> None:
     for name, times in Counter(given).items():
         if name not in wanted:
-            report.add(at, f"{what} names {name}, which is not bound to it")
+            report.add(at, f"{name} does not belong in {what}")
         elif times > 1:
-            report.add(at, f"{what} names {name} {times} times")
+            report.add(at, f"{name} stands {times} times in {what}")
     for name in wanted:
         if name not in given:
-            report.add(at, f"{what} leaves out {name}")
+            report.add(at, f"{name} is missing in {what}")
 
 
 def _capacity(report: Report, every: tuple[Site[Node], ...], workload: Workload, machine: Machine) -> None:
@@ -185,7 +188,7 @@ def _capacity(report: Report, every: tuple[Site[Node], ...], workload: Workload,
             capacity, needed = machine.memory(name).capacity_bytes, sum(size for size, _ in parts)
             if capacity is not None and needed > capacity:
                 most = ", ".join(f"{tensor} {brief(size, 'size')}" for size, tensor in sorted(parts, reverse=True)[:4])
-                what = (
-                    f"{name} has {brief(capacity, 'size')}, the holds need {brief(needed, 'size')}, most of it {most}"
-                )
+                unit = brief(capacity, "size").partition(" ")[2]
+                want = f"{needed / float(DIMENSIONS['size'][unit]):.6g} {unit}"
+                what = f"{name} has {brief(capacity, 'size')}, the holds need {want}, most of it {most}"
                 report.add(((i,), f"groups.{group.group.name}"), what)

@@ -31,7 +31,8 @@ def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
     rows.append(Row("latency", latency))
     rows += energy_rows(rows, groups, machine, latency)
     rows += ratios(rows, latency, machine)
-    config = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name, "sizes": dict(workload.sizes)}
+    names = {"cascade": mapping.cascade, "machine": machine.name, "mapping": mapping.name}
+    config = {**names, "sizes": dict(workload.sizes)}
     return Result("closed form", config, tuple(rows))
 
 
@@ -68,9 +69,7 @@ def instances(group: GroupWork, machine: Machine) -> int:
     """Instances that share the group's tiles: those of the axes of its spatial loops, or as many as there are tiles."""
     used = 1
     for over in dict.fromkeys(loop.axis for loop in group.nest.loops if loop.axis):
-        array, name = over.split(".")
-        size = next(axis.size for axis in machine.path(array)[-1].axes if axis.name == name)
-        used *= min(size, math.prod(loop.count for loop in group.nest.loops if loop.axis == over))
+        used *= min(machine.axis(over).size, math.prod(loop.count for loop in group.nest.loops if loop.axis == over))
     return used
 
 

@@ -66,28 +66,45 @@ def _leaf(name: str, products: tuple[str, ...], machine: Machine, stage: int) ->
     return Compute(name, unit, stage=stage, at=(("m1", "last"),) if name == "AV" else (), loops=loops)
 
 
-def _mapping(name: str, pipe: Pipe, local: tuple[Hold, ...], p1: int, cascade: Cascade, machine: Machine,
-             sizes: Sizes) -> Mapping:
+def _mapping(
+    name: str, pipe: Pipe, local: tuple[Hold, ...], p1: int, cascade: Cascade, machine: Machine, sizes: Sizes
+) -> Mapping:
     """The loops around a tile and what the buffer keeps in them."""
     e, f = sizes_of(sizes, "E F")
     columns, buffer = columns_of(machine), machine.memory("buffer").capacity_bytes or math.inf
     kept = 2 * columns * p1
-    prefetch = 2 if kept * (2 * e + f + 2) + 4 * columns * (e + f) <= buffer else 1
+    once = 2 * columns * (e + f)  # one tile of BK and BV
+    staged = 2 if kept * (e + f + 2) + 2 * once <= buffer else 1
+    prefetch = 2 if kept * (2 * e + f + 2) + staged * once <= buffer else 1
     tile = Loop(("p",), (columns,), holds=local, body=(pipe,))
-    keys = Loop(("m1",), (1,), holds=(Hold("BK", "buffer", deep=2), Hold("BV", "buffer", deep=2)), body=(tile,))
-    queries = Loop(("p",), (columns * p1,), body=(keys,), holds=(
-        Hold("Q", "buffer", deep=prefetch), Hold("RM", "buffer"), Hold("RD", "buffer"), Hold("RNV", "buffer")))
+    keys = Loop(("m1",), (1,), holds=(Hold("BK", "buffer", staged), Hold("BV", "buffer", staged)), body=(tile,))
+    queries = Loop(
+        ("p",),
+        (columns * p1,),
+        body=(keys,),
+        holds=(Hold("Q", "buffer", deep=prefetch), Hold("RM", "buffer"), Hold("RD", "buffer"), Hold("RNV", "buffer")),
+    )
     body = Loop(("b",), (1,), body=(Loop(("h",), (1,), body=(queries,)),))
-    return Mapping(name, cascade.name, machine.name, (Group("attention", (body,)),),
-                   sizes=(("M0", columns),), dtypes=(("*", "bf16"),))
+    return Mapping(
+        name,
+        cascade.name,
+        machine.name,
+        (Group("attention", (body,)),),
+        sizes=(("M0", columns),),
+        dtypes=(("*", "bf16"),),
+    )
 
 
-def _fused(name: str, schedule: Schedule, behind: set[str], cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
+def _fused(
+    name: str, schedule: Schedule, behind: tuple[str, ...], cascade: Cascade, machine: Machine, sizes: Sizes
+) -> Mapping:
     """FuseMax's own machine: all of a tile's softmax on the 2D array, scores in its registers."""
     e, f, p = sizes_of(sizes, "E F P")
     along = {"SLNV": "f", "SPNV": "f"}
-    local = tuple(Hold(t, "regs_2d" if t in ("BQK", "SLN") else "regs_1d", deep=2, along=along.get(t))
-                  for t in ("BQK", "SLN", "LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV"))
+    local = tuple(
+        Hold(t, "regs_2d" if t in ("BQK", "SLN") else "regs_1d", deep=2, along=along.get(t))
+        for t in ("BQK", "SLN", "LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV")
+    )
     leaves = tuple(_leaf(t, ON_2D, machine, int(t in behind)) for t in TILE)
     p1 = fusemax_p1(e, f, p, columns_of(machine), machine.memory("buffer").capacity_bytes or math.inf)
     return _mapping(name, Pipe(leaves, open=2, ahead=4, schedule=schedule), local, p1, cascade, machine, sizes)
@@ -95,21 +112,28 @@ def _fused(name: str, schedule: Schedule, behind: set[str], cascade: Cascade, ma
 
 def binding(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
     """FuseMax +Binding: a static order in which BQK and LM of the next tile follow SLNV of this one."""
-    order = Order((("pe_2d", ("SLN", "SLD", "SLNV", "BQK", "LM")),
-                   ("pe_1d", ("RM", "PRM", "SPD", "SPNV", "RD", "RNV", "AV"))))
-    return _fused("fusemax-binding", order, set(TILE) - {"BQK", "LM"}, cascade, machine, sizes)
+    order = Order(
+        (("pe_2d", ("SLN", "SLD", "SLNV", "BQK", "LM")), ("pe_1d", ("RM", "PRM", "SPD", "SPNV", "RD", "RNV", "AV")))
+    )
+    return _fused("fusemax-binding", order, tuple(t for t in TILE if t not in ("BQK", "LM")), cascade, machine, sizes)
 
 
 def oldest_first(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
     """FuseMax's tile under oldest-first arbitration, to compare +Binding's static order with."""
-    return _fused("fusemax-greedy", Greedy(), {"RD", "AV"}, cascade, machine, sizes)
+    return _fused("fusemax-greedy", Greedy(), ("RD", "AV"), cascade, machine, sizes)
 
 
 def architecture(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
     """FuseMax +Architecture: phases ended by barriers; RD and AV of the previous tile share BQK's phase."""
-    phases = Phases((Phase(("BQK", "LM", "RD", "AV"), drain="pe_2d"), Phase(("RM",)),
-                     Phase(("SLN", "SLD", "PRM", "SPD")), Phase(("SLNV", "SPNV", "RNV"))))
-    return _fused("fusemax-architecture", phases, {"RD", "AV"}, cascade, machine, sizes)
+    phases = Phases(
+        (
+            Phase(("BQK", "LM", "RD", "AV"), drain="pe_2d"),
+            Phase(("RM",)),
+            Phase(("SLN", "SLD", "PRM", "SPD")),
+            Phase(("SLNV", "SPNV", "RNV")),
+        )
+    )
+    return _fused("fusemax-architecture", phases, ("RD", "AV"), cascade, machine, sizes)
 
 
 def cascade_only(cascade: Cascade, machine: Machine, sizes: Sizes, buffer_bytes: float | None = None) -> Mapping:
@@ -123,8 +147,10 @@ def cascade_only(cascade: Cascade, machine: Machine, sizes: Sizes, buffer_bytes:
     p1 = fusemax_p1(e, f, p, columns, buffer_bytes or capacity, scores=2 * columns)
     along = {"SLNV": "f", "SPNV": "f"}
     passing = (("BQK", ("BQK", "LM")), ("SLN", ("SLN", "SLD")))
-    local = (*(Hold(t, "buffer", deep=2) for t, _ in passing),
-             *(Hold(t, "regs_1d", along="m0", users=users) for t, users in passing),
-             *(Hold(t, "regs_1d", deep=2, along=along.get(t)) for t in ("LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV")))
+    local = (
+        *(Hold(t, "buffer", deep=2) for t, _ in passing),
+        *(Hold(t, "regs_1d", along="m0", users=users) for t, users in passing),
+        *(Hold(t, "regs_1d", deep=2, along=along.get(t)) for t in ("LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV")),
+    )
     leaves = tuple(_leaf(t, PRODUCTS, machine, 0) for t in TILE)
     return _mapping("fusemax-cascade", Pipe(leaves, open=2, ahead=4), local, p1, cascade, machine, sizes)

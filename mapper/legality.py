@@ -32,7 +32,7 @@ def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Work
         einsum = workload.cascade[leaf.node.einsum]
         beside = [workload.cascade[other.node.einsum] for other in leaves if other.group is leaf.group]
         for loop in leaf.loops:
-            _foreign_ranks(report, leaf, einsum, loop, beside)
+            _foreign_ranks(report, leaf, einsum, loop, beside, workload)
         _conditions(report, leaf, einsum)
         for at, loop in private(leaf):
             for rank in loop.ranks:
@@ -44,10 +44,13 @@ def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Work
         _axes(report, leaf, einsum, workload, machine)
 
 
-def _foreign_ranks(report: Report, leaf: Site[Compute], einsum: Einsum, loop: Site[Loop], beside: list[Einsum]) -> None:
+def _foreign_ranks(
+    report: Report, leaf: Site[Compute], einsum: Einsum, loop: Site[Loop], beside: list[Einsum], workload: Workload
+) -> None:
     """4.6: a loop over a rank that the Einsum lacks would repeat it, unless `at` picks one iteration."""
-    for rank in loop.node.ranks:
-        if rank in einsum.ranks:
+    for rank, tile in zip(loop.node.ranks, loop.node.tile, strict=True):
+        whole = loop.node.over is not None and tile >= workload.extent(rank)  # one iteration: nothing is repeated
+        if rank in einsum.ranks or whole:
             continue
         if not any(rank in other.ranks for other in beside):
             report.add(loop.at, f"no Einsum inside has rank {rank}")
@@ -113,7 +116,8 @@ def _axes(report: Report, leaf: Site[Compute], einsum: Einsum, workload: Workloa
         ranks = ",".join(loop.ranks)
         above = {f"{array}.{axis.name}": axis for array, axis in _shared_axes(leaf, machine)}
         if loop.over in above:
-            _one_axis(report, at, loop, above[loop.over], math.prod(counts), einsum)
+            split = tuple(rank for rank, n in zip(loop.ranks, counts, strict=True) if n > 1)
+            _one_axis(report, at, loop, above[loop.over], math.prod(counts), einsum, split)
         else:
             known = ", ".join(above) or "no array"
             report.add(at, f"{loop.over} is not above {leaf.node.unit}, which has {known} above it")
@@ -128,13 +132,15 @@ def _shared_axes(leaf: Site[Compute], machine: Machine) -> list[tuple[str, Axis]
     return [axis for axis in each[0] if all(axis in axes for axes in each)]
 
 
-def _one_axis(report: Report, at: At, loop: Loop, axis: Axis, count: int, einsum: Einsum) -> None:
+def _one_axis(
+    report: Report, at: At, loop: Loop, axis: Axis, count: int, einsum: Einsum, split: tuple[str, ...]
+) -> None:
     if count > axis.size and loop.fill not in WAVES:
         what = f"{count} iterations do not fit the {axis.size} of {loop.over}: tile it, or deal out waves with `fill`"
         report.add(at, what)
-    for rank in loop.ranks:
+    for rank in split:
         if rank in einsum.reduced and not axis.reduce:
-            report.add(at, f"{loop.over} cannot reduce, but {einsum.name} sums over {rank} along it")
+            report.add(at, f"{loop.over} cannot reduce, but {einsum.name} reduces {rank} along it")
         if rank == einsum.iterative:
             report.add(at, f"{einsum.name} carries state along {rank}, so {rank} cannot be spread over {loop.over}")
 
@@ -159,6 +165,8 @@ def check_holds(
                 report.add(at, f"no hold of this loop keeps {hold.inplace}, whose buffers {hold.tensor} takes over")
             if not own:
                 report.add(at, f"no leaf inside the loop reads or writes {hold.tensor}")
+            if not 0 < hold.part <= 1:
+                report.add(at, "the part that is held must be above 0 and at most 1", hold.part)
             if hold.deep < 1:
                 report.add(at, "needs at least one buffer", hold.deep)
             for outer in (h for around in site.loops for h in around.node.holds if h.tensor == hold.tensor):
@@ -209,8 +217,8 @@ def _flows(
         report.add(reader.at, f"{tensor} has nowhere to live: no loop around {tensor} and {name} holds it in a memory")
     shift = carried(access, workload)
     if maker.node.stage > reader.node.stage + shift:
-        behind = maker.node.stage - reader.node.stage
-        report.add(reader.at, f"{name} reads {tensor}, whose leaf runs {behind} iterations further behind")
+        stages = f"stage {maker.node.stage} and not {reader.node.stage}"
+        report.add(reader.at, f"{name} reads {tensor}, which is computed later, in {stages}")
     elif not shift and maker.node.stage == reader.node.stage and before > after:
         report.add(reader.at, f"{name} stands before {tensor}, which it reads")
     _completed(report, maker, reader, access, workload)

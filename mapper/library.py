@@ -11,12 +11,13 @@ from arch.machine import Machine
 from einsum.bind import bind
 from einsum.cascade import Cascade, Workload
 from einsum.problems import InputError, Problem, suggest
-from mapper import baselines, fusemax
+from mapper import baselines, fusemax, library_gpu
 from mapper.fusemax import TILE, Sizes
 from mapper.mapping import GUARD, Compute, Group, Hold, Loop, Mapping, Seq
 
 SPATIAL = ("buffer", "pe_2d", "pe_1d")  # nodes that the mappings of spatial accelerators place data and work on
 GPU = ("sm", "smem", "subcore", "registers", "tensor", "fma", "mufu")
+ON_GPU = ("flash-attention", *library_gpu.GENERATORS)
 Generator = Callable[[Cascade, Machine, Sizes], Mapping]
 
 
@@ -33,7 +34,7 @@ def make(name: str, cascade: Cascade, machine: Machine, sizes: Sizes) -> tuple[M
     if name not in _GENERATORS:
         raise InputError(Problem("unknown mapping", got=name, hint=suggest(name, names())))
     nodes = [node.name for node in machine.nodes()]
-    missing = [n for n in (GPU if name == "flash-attention" else SPATIAL) if n not in nodes]
+    missing = [n for n in (GPU if name in ON_GPU else SPATIAL) if n not in nodes]
     if missing:
         what = f"{name} needs a machine with {', '.join(missing)}"
         raise InputError(Problem(what, path="machine", got=machine.name))
@@ -77,4 +78,5 @@ _GENERATORS: dict[str, Generator] = {
     "flat": baselines.flat,
     "unfused": baselines.unfused,
     "linear": baselines.linear,
+    **library_gpu.GENERATORS,
 }

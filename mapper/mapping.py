@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping as Dict
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 GUARD = "guard"  # Loop.extent: stop after the last tile that the cascade's guards leave any point of
 FILLS = ("block", "cyclic", "dynamic", "sorted")
@@ -29,6 +30,8 @@ class Hold:
     `along` names a rank along which producer and consumer walk in step, so that only `deep` steps of it live.
     `users` are the Einsums that find the tensor here (all of them if empty); the others see the next hold out.
     `inplace` names a tensor whose buffers this one takes over, element by element.
+    `kept`, on the outermost spatial loop: iteration by iteration the contents are taken over from the group before, or
+    left for the group after, whose loop is the same (`mapper.handover`).
     """
 
     tensor: str
@@ -40,6 +43,7 @@ class Hold:
     along: str | None = None
     users: tuple[str, ...] = ()
     inplace: str | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,23 +174,28 @@ class Mapping:
     places: Dict[Key, tuple[str, int]] = field(default_factory=dict, compare=False, repr=False)  # -> (file, line)
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+N = TypeVar("N", bound=Compute | Move, covariant=True)
+
+
+@dataclass(frozen=True)
+class Leaf(Generic[N]):
     """A `Compute` or `Move` with the loops around it, outermost first, and the pipe or sequence it stands in."""
 
-    node: Compute | Move
+    node: N
     loops: tuple[Loop, ...]
     parent: Seq | Pipe | None
     group: str
 
 
-def leaves(mapping: Mapping) -> Iterator[Leaf]:
+def leaves(mapping: Mapping) -> Iterator[Leaf[Compute | Move]]:
     """Every leaf in program order."""
     for group in mapping.groups:
         yield from _leaves(group.body, (), None, group.name)
 
 
-def _leaves(body: tuple[Node, ...], loops: tuple[Loop, ...], parent: Seq | Pipe | None, group: str) -> Iterator[Leaf]:
+def _leaves(
+    body: tuple[Node, ...], loops: tuple[Loop, ...], parent: Seq | Pipe | None, group: str
+) -> Iterator[Leaf[Compute | Move]]:
     for node in body:
         match node:
             case Loop():

@@ -7,8 +7,7 @@ linearised loop over several ranks becomes one `NestLoop` a rank. docs/SEMANTICS
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping as Dict
-from collections.abc import Sequence
+from collections.abc import Mapping as Dict, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,8 +151,16 @@ def _guard_bounds(rank: str, tile: int, outer: list[int], made: list[NestLoop], 
     return start, stop
 
 
-def _bound(guard: Affine, rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload,
-           start: list[Floor], stop: list[Floor]) -> None:
+def _bound(
+    guard: Affine,
+    rank: str,
+    tile: int,
+    outer: list[int],
+    made: list[NestLoop],
+    workload: Workload,
+    start: list[Floor],
+    stop: list[Floor],
+) -> None:
     """`guard` <= 0 at the best corner of the tile, solved for the loop's index."""
     factor = guard.factor(rank)
     clipped, free, terms = guard.const, guard.const, []
@@ -181,7 +188,9 @@ def _bound(guard: Affine, rank: str, tile: int, outer: list[int], made: list[Nes
             start.append(Floor(count * end, tuple((i, count * f) for i, f in moving)))
 
 
-def variants(nest_: Nest, ranks: Sequence[str], cut: Sequence[str] = ()) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
+def variants(
+    nest_: Nest, ranks: Sequence[str], cut: Sequence[str] = ()
+) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
     """The kinds of innermost tile by which of `ranks` stand at a last tile that is cut off, most cut first.
 
     A rank's last tile is cut off when the tile does not divide the rank, or when `cut` names it. Each kind is

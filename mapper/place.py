@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from arch.machine import Axis, Machine, Memory
+from arch.machine import Machine, Memory
 from einsum.cascade import Access, Einsum, Workload
 from mapper.mapping import Compute, Hold, Leaf, Loop
 from mapper.nest import When, nest, variants
@@ -17,16 +17,11 @@ Variants = tuple[tuple[When, float], ...]  # the first whose conditions hold cou
 class Placement:
     """The leaves of one group on a machine; answers questions about them."""
 
-    def __init__(self, workload: Workload, machine: Machine, inside: Sequence[Leaf]) -> None:
+    def __init__(self, workload: Workload, machine: Machine, inside: Sequence[Leaf[Compute]]) -> None:
         self.workload, self.machine, self.cascade = workload, machine, workload.cascade
         self.loops = inside[0].loops  # one nest a group (`mapper.check`)
         self.nest = nest(self.loops, workload)
-        self.leaf = {leaf.node.einsum: leaf for leaf in inside if isinstance(leaf.node, Compute)}
-
-    def axis(self, over: str) -> Axis:
-        """The axis that a loop's `over` names."""
-        array, name = over.split(".")
-        return next(axis for axis in self.machine.path(array)[-1].axes if axis.name == name)
+        self.leaf = {leaf.node.einsum: leaf for leaf in inside}
 
     def readers(self, tensor: str) -> tuple[str, ...]:
         """The Einsums of the group that read the tensor or, through a view, its storage."""
@@ -49,12 +44,12 @@ class Placement:
             return None
         return self.machine.root.name
 
-    def hold(self, tensor: str, leaf: Leaf) -> Hold | None:
+    def hold(self, tensor: str, leaf: Leaf[Compute]) -> Hold | None:
         """The hold in which the leaf finds the tensor: the innermost one around it that it is a user of."""
         mine = [h for h, _ in self.holds(tensor, leaf.loops) if not h.users or leaf.node.einsum in h.users]
         return mine[-1] if mine else None
 
-    def memory(self, tensor: str, leaf: Leaf) -> str:
+    def memory(self, tensor: str, leaf: Leaf[Compute]) -> str:
         """The memory from which the leaf reads, or to which it writes, the tensor."""
         held = self.hold(tensor, leaf)
         return held.memory if held else self.home(tensor) or self.machine.root.name
@@ -83,15 +78,15 @@ class Placement:
         loops = enumerate(self.nest.loops)
         return tuple((i, "first") for i, loop in loops if loop.rank in einsum.reduced and loop.axis is None)
 
-    def spatial(self, leaf: Leaf, memory: str) -> Iterator[tuple[str, int]]:
+    def spatial(self, leaf: Leaf[Compute], memory: str) -> Iterator[tuple[str, int]]:
         """(rank, instances) of the leaf's private loops over axes that multiply the memory."""
         above = {f"{array}.{axis.name}" for array, axis in self.machine.axes(memory)}
         for loop in leaf.node.loops:
             for rank, tile in zip(loop.ranks, loop.tile, strict=True):
                 if loop.over in above:
-                    yield rank, min(self.axis(loop.over).size, math.ceil(self._around(leaf, loop, rank) / tile))
+                    yield rank, min(self.machine.axis(loop.over).size, math.ceil(self._around(leaf, loop, rank) / tile))
 
-    def _around(self, leaf: Leaf, loop: Loop, rank: str) -> int:
+    def _around(self, leaf: Leaf[Compute], loop: Loop, rank: str) -> int:
         """Coordinates of a rank that the loops around a private loop leave it."""
         extent = self.nest.extent(rank)
         for other in leaf.node.loops[: leaf.node.loops.index(loop)]:
@@ -124,7 +119,7 @@ class Placement:
                 break
         return {rank: min(tile, self.nest.extent(rank)) for rank, tile in step.items()}
 
-    def _users(self, hold: Hold) -> list[Leaf]:
+    def _users(self, hold: Hold) -> list[Leaf[Compute]]:
         """The leaves that use a hold, those right below its memory first."""
         names = [n for n in (hold.tensor, *self.readers(hold.tensor)) if n in self.leaf]
         names = [n for n in names if not hold.users or n in hold.users]

@@ -21,10 +21,12 @@ QUANTITIES = {
     "combines": "op",  # reductions' combine operations: points in less points out; detail as for operations
     "bytes": "B",  # moved at a memory (place); detail: read | write; boundary says issued or distinct
     "accesses": "1",  # of `access_bytes` each at a memory; detail: read | write
+    "lanes": "1",  # of a kernel's accesses of blocks; issued, or useful: those not masked off
     "footprint": "B",  # of a tensor in a memory, all buffers of one instance
     "energy": "J",  # place: unit or memory
     "programs": "1",  # instances of a kernel: iterations of the spatial loop that is the launch grid
     "registers": "1",  # 32-bit, of one thread of a compiled kernel
+    "occupancy": "1",  # warps of a compiled kernel resident on an SM over those that it has room for
     "spills": "B",  # of one thread; detail: read | write
     "instructions": "1",  # of a compiled kernel; detail: class; place: main loop | kernel
     "tiles": "1",  # iterations of the innermost temporal loop around a group

@@ -78,7 +78,8 @@ def _hold(h: Hold) -> str:
     text += f", {h.spread} over {h.over}" if h.over else ""
     text += f", along {h.along}" if h.along else ""
     text += f", for {' '.join(h.users)}" if h.users else ""
-    return text + (f", in place of {h.inplace}" if h.inplace else "")
+    text += f", in place of {h.inplace}" if h.inplace else ""
+    return text + (", kept between groups" if h.kept else "")
 
 
 def _timing(node: Compute | Move) -> str:

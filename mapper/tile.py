@@ -38,11 +38,13 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
     """Distinct elements of the storage behind `access` that the box touches, cut off at the storage's ends.
 
     Affine indices touch a dense range; any other index (a gather, a floor division) at most one element for each
-    combination of its rank variables.
+    combination of its rank variables, and all indices together no more than there are points.
     """
-    count = 1
+    count, used, gathered = 1, {}, False
     for form, index_ranks, size in _dimensions(workload, access):
+        used |= dict.fromkeys(index_ranks)
         if form is None:
+            gathered = True
             count *= min(size, math.prod(box[r][1] for r in index_ranks))
             continue
         low = high = form.const
@@ -51,7 +53,7 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
             ends = (factor * first, factor * (first + extent - 1))
             low, high = low + min(ends), high + max(ends)
         count *= max(0, min(high, size - 1) - max(low, 0) + 1)
-    return count
+    return min(count, math.prod(box[r][1] for r in used)) if gathered else count
 
 
 def nbytes(workload: Workload, access: Access, box: Box) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from einsum.cascade import Access, rank_variables
-from mapper.mapping import Hold, Leaf
+from mapper.mapping import Compute, Hold, Leaf
 from mapper.nest import When
 from mapper.place import Placement, Variants, unit_names
 from mapper.tile import overflowing, state_rank, storage, varying_ranks, whole
@@ -52,7 +52,7 @@ def transfers(place: Placement) -> Iterator[Transfer]:
     for tensor in dict.fromkeys(h.tensor for loop in place.loops for h in loop.holds):
         outer, around = place.home(tensor), None
         for hold, depth in place.holds(tensor, place.loops):
-            if outer is not None:
+            if outer is not None and not hold.kept:
                 for transfer in _in_and_out(place, tensor, hold, depth, outer):
                     yield from _with_spill(place, transfer, around)
             outer, around = hold.memory, hold
@@ -92,7 +92,7 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
         yield Transfer("drain", name, hold.memory, outer, when, kinds, (tensor,), hold, depth)
 
 
-def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
+def _accesses(place: Placement, leaf: Leaf[Compute]) -> Iterator[Transfer]:
     """The leaf's own reads and writes of memories other than its unit's own, through which they pass."""
     node, einsum = leaf.node, place.cascade[leaf.node.einsum]
     own, name = place.own_memory(unit_names(node)[0]), einsum.name
@@ -101,7 +101,8 @@ def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
     def moved(kind: str, access: Access, source: str, target: str, kinds: Variants) -> Iterator[Transfer]:
         used = rank_variables(access)
         copies = math.prod(n for rank, n in place.spatial(leaf, own) if rank not in used) if kind == "read" else 1
-        made = Transfer(kind, storage(place.cascade, access.tensor), source, target, when, kinds, (name,), copies=copies)
+        tensor = storage(place.cascade, access.tensor)
+        made = Transfer(kind, tensor, source, target, when, kinds, (name,), copies=copies)
         yield from _with_spill(place, made, place.hold(access.tensor, leaf))
 
     def kinds(access: Access, times: int) -> Variants:
@@ -124,7 +125,7 @@ def _accesses(place: Placement, leaf: Leaf) -> Iterator[Transfer]:
             yield from moved("read", output, memory, own, kinds(output, times - 1))
 
 
-def _repeats(place: Placement, leaf: Leaf, access: Access) -> int:
+def _repeats(place: Placement, leaf: Leaf[Compute], access: Access) -> int:
     """How often each element is fetched in a tile: once for every iteration of a private temporal loop that does not
     vary it but encloses one that does, and for every instance along an axis that cannot multicast."""
     loops, used = leaf.node.loops, set(rank_variables(access))
@@ -133,13 +134,14 @@ def _repeats(place: Placement, leaf: Leaf, access: Access) -> int:
     for loop in loops:
         counts.append(math.prod(math.ceil(left[r] / t) for r, t in zip(loop.ranks, loop.tile, strict=True)))
         left |= {r: min(left[r], t) for r, t in zip(loop.ranks, loop.tile, strict=True)}
-    varies = [loop.over is None and n > 1 and bool(used & set(loop.ranks)) for loop, n in zip(loops, counts, strict=True)]
+    each = tuple(zip(loops, counts, strict=True))
+    varies = [loop.over is None and n > 1 and bool(used & set(loop.ranks)) for loop, n in each]
     repeats = 1
-    for i, (loop, count) in enumerate(zip(loops, counts, strict=True)):
+    for i, (loop, count) in enumerate(each):
         if used & set(loop.ranks):
             continue
         if loop.over is None:
             repeats *= count if any(varies[i:]) else 1
-        elif not place.axis(loop.over).multicast:
-            repeats *= min(count, place.axis(loop.over).size)
+        elif not place.machine.axis(loop.over).multicast:
+            repeats *= min(count, place.machine.axis(loop.over).size)
     return repeats

@@ -7,9 +7,9 @@ closed form multiplies by exact counts, the simulator lowers the same facts to t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from collections.abc import Mapping as Dict
+from collections.abc import Iterator, Mapping as Dict, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from arch.machine import Machine, Unit
 from einsum.cascade import Einsum, Workload
@@ -29,7 +29,7 @@ class Work:
     A leaf bound to several units (`fma+mufu`) makes one `Work` for each, with the classes that fall to it.
     """
 
-    leaf: Leaf
+    leaf: Leaf[Compute]
     einsum: Einsum
     unit: Unit
     when: When
@@ -66,18 +66,20 @@ class GroupWork:
 
 def group_works(mapping: Mapping, workload: Workload, machine: Machine) -> tuple[GroupWork, ...]:
     """The facts of every group. The mapping must have passed `mapper.check.check`."""
-    every = tuple(leaves(mapping))
-    return tuple(_group(group, [leaf for leaf in every if leaf.group == group.name], workload, machine)
-                 for group in mapping.groups)
+    every = tuple(cast("Leaf[Compute]", leaf) for leaf in leaves(mapping) if isinstance(leaf.node, Compute))
+    return tuple(
+        _group(group, [leaf for leaf in every if leaf.group == group.name], workload, machine)
+        for group in mapping.groups
+    )
 
 
-def _group(group: Group, inside: Sequence[Leaf], workload: Workload, machine: Machine) -> GroupWork:
+def _group(group: Group, inside: Sequence[Leaf[Compute]], workload: Workload, machine: Machine) -> GroupWork:
     place = Placement(workload, machine, inside)
     works = tuple(work for leaf in inside for work in _works(place, leaf))
     return GroupWork(group, inside[0].parent, place.nest, works, tuple(transfers(place)), tuple(place.footprints()))
 
 
-def _works(place: Placement, leaf: Leaf) -> Iterator[Work]:
+def _works(place: Placement, leaf: Leaf[Compute]) -> Iterator[Work]:
     node, einsum = leaf.node, place.cascade[leaf.node.einsum]
     units = [place.machine.unit(name) for name in unit_names(node)]
     shares: dict[str, dict[str, int]] = {unit.name: {} for unit in units}
@@ -105,7 +107,7 @@ def _busiest(place: Placement, node: Compute, rank: str, extent: int) -> int:
     for loop in node.loops:
         if loop.over and rank in loop.ranks:
             tile = loop.tile[loop.ranks.index(rank)]
-            waves = math.ceil(math.ceil(extent / tile) / place.axis(loop.over).size)
+            waves = math.ceil(math.ceil(extent / tile) / place.machine.axis(loop.over).size)
             extent = min(extent, waves * tile)
     return extent
 

@@ -31,6 +31,8 @@ def chains(b: Builder) -> None:
     for (hold, _), moves in reversed(_by_hold(b).items()):  # inner holds first: their moves use the outer ones
         fill = next((t for t in moves if t.kind == "fill"), None)
         drain = next((t for t in moves if t.kind == "drain"), None)
+        if fill and not drain:  # what another leaf of the tile puts further out
+            b.wait(fill.name, *map(Dep, b.results(fill.tensor)))
         if drain and not fill:
             slot = _slot(b, hold, drain)
             first = tuple(When(w.loop, "first") for w in b.when(drain.when))
@@ -44,12 +46,15 @@ def chains(b: Builder) -> None:
 def local(b: Builder) -> None:
     """Holds of tensors that live within a tile: a buffer from the producer's start to the last reader's end.
 
-    Holds as deep as the tiles that may be open never wait, and those `along` a rank are filled and read in step.
+    Holds as deep as the tiles that may be open never wait, those `along` a rank are filled and read in step, and those
+    overwritten in place pass from tile to tile element by element, which a tile is too coarse to show.
     """
     moved = [hold for hold, _ in _by_hold(b)]
     for hold in b.nest.loops[-1].source.holds if b.nest.loops else ():
         made = b.of(hold.tensor)
         if hold in moved or not made or state_rank(b.cascade, hold.tensor) or hold.along or hold.deep >= b.open:
+            continue
+        if hold.inplace or any(other.inplace == hold.tensor for other in b.nest.loops[-1].source.holds):
             continue
         readers = [b.name(w) for w in b.group.works if any(a.tensor == hold.tensor for a in w.einsum.reads)]
         name = f"{hold.tensor} in {hold.memory}"

@@ -25,6 +25,7 @@ class Builder:
         self.tasks: dict[str, Task] = {}
         self.slots: list[Slot] = []
         self.ports: dict[str, None] = {}  # memory ports with a bandwidth, in order of use
+        self.written: dict[str, list[str]] = {}  # Einsum -> tasks that end its writes through a limited port
 
     @property
     def open(self) -> int:
@@ -46,6 +47,10 @@ class Builder:
     def of(self, einsum: str) -> list[str]:
         """The tasks that compute an Einsum of the group."""
         return [self.name(w) for w in self.group.works if w.name == einsum]
+
+    def results(self, einsum: str) -> list[str]:
+        """The tasks after which the result of an Einsum of the group is where its readers look for it."""
+        return [*self.of(einsum), *self.written.get(einsum, ())]
 
     def moves(self, *kinds: str) -> list[Transfer]:
         return [t for t in self.group.transfers if t.kind in kinds]
@@ -111,17 +116,18 @@ class Builder:
     def limits(self, transfer: Transfer) -> list[tuple[str, str, float]]:
         """(resource, place|detail, seconds per byte) of each port that the transfer uses and that has a bandwidth."""
         found = []
-        for place, detail, copies in ((transfer.source, "read", 1), (transfer.target, "write", transfer.copies)):
-            memory = next((m for m in self.machine.memories if m.name == place), None)
-            bandwidth = memory and port_bytes_per_s(memory, detail)
-            if memory and bandwidth:
+        for place, detail, copies in transfer.ends:
+            memory = self.machine.memory(place)
+            if bandwidth := port_bytes_per_s(memory, detail):
                 port = place if memory.shared_port else f"{place} {detail}"
                 found.append((port, f"{place}|{detail}", copies / bandwidth))
         return found
 
-    def move(self, transfer: Transfer, deps: Sequence[Dep], name: str, acquires: tuple[str, ...] = ()) -> list[str]:
-        """Add the tasks of a transfer: its bytes on each limited port at once, then the source's latency.
-        Returns the tasks that end it."""
+    def move(self, transfer: Transfer, deps: Sequence[Dep], name: str, acquires: tuple[str, ...] = (),
+             stage: int = 0) -> list[str]:
+        """Add the tasks of a transfer: its bytes on each limited port at once, then the source's latency. A fill is due
+        when its tile may be launched, what a leaf moves when its stage comes. Returns the tasks that end it."""
+        lead = self.window - self.open if transfer.kind == "fill" else -stage
         ends, when = [], self.when(transfer.when)
         label = f"busy|{writer(transfer)}|{transfer.tensor}"
         for i, (port, place, per_byte) in enumerate(self.limits(transfer) or [(None, "|", 0.0)]):
@@ -129,7 +135,8 @@ class Builder:
                 self.ports[port] = None
             ends.append(self.add(self.task(
                 f"{name} at {port}" if i else name, port, f"{label}|{place}", transfer.nbytes, per_byte,
-                () if i else bytes_moved(transfer), deps=tuple(deps), when=when, acquires=() if i else acquires)))
+                () if i else bytes_moved(transfer), deps=tuple(deps), when=when, acquires=() if i else acquires,
+                lead=lead)))
         latency = sum(m.latency_s for m in self.machine.memories if m.name == transfer.source)
         if latency:
             ends = [self.add(Task(f"{name} latency", None, self.ticks(latency), tuple(map(Dep, ends)), when))]
@@ -142,10 +149,9 @@ def writer(transfer: Transfer) -> str:
 
 
 def bytes_moved(transfer: Transfer) -> list[tuple[str, Variants]]:
-    """Bytes read at the source and written at the target, as counters named by the key of their row."""
+    """Bytes read and written at the transfer's ends, as counters named by the key of their row."""
     key = f"bytes|{writer(transfer)}|{transfer.tensor}"
-    return [(f"{key}|{transfer.source}|read", transfer.nbytes),
-            (f"{key}|{transfer.target}|write", times(transfer.nbytes, transfer.copies))]
+    return [(f"{key}|{place}|{detail}", times(transfer.nbytes, n)) for place, detail, n in transfer.ends]
 
 
 def times(kinds: Variants, factor: float) -> Variants:

@@ -45,6 +45,7 @@ class Engine:
         self.by_index: dict[tuple[int, ...], Tile] = {}
         names = {r.name: i for i, r in enumerate(program.resources)}
         slots = {s.name: i for i, s in enumerate(program.slots)}
+        self._lead = [t.lead for t in program.tasks]
         self._resource = [-1 if t.resource is None else names[t.resource] for t in program.tasks]
         self.acquires = [[slots[s] for s in t.acquires] for t in program.tasks]
         self._releases = [[slots[s] for s in t.releases] for t in program.tasks]
@@ -177,15 +178,16 @@ class Engine:
         for k, queue in self._ready.items():
             r = self._resource[k]
             idle = r < 0 or self.running[r] is None
-            if idle and (best is None or (queue[0], k) < best) and self.slots_free(k):
-                best = queue[0], k
+            rank = queue[0] - self._lead[k], k
+            if idle and (best is None or rank < best) and self.slots_free(k):
+                best = rank
         for r, order in enumerate(self.orders):
             if order and self.running[r] is None and (turn := self.turn(r)) is not None:
                 number, k = turn
-                tile = self.open.get(number)
-                if tile and tile.state[k] == READY and self.slots_free(k) and (best is None or turn < best):
-                    best = turn
-        return best
+                tile, rank = self.open.get(number), (number - self._lead[k], k)
+                if tile and tile.state[k] == READY and self.slots_free(k) and (best is None or rank < best):
+                    best = rank
+        return best and (best[0] + self._lead[best[1]], best[1])
 
     def slots_free(self, k: int) -> bool:
         for s in self.acquires[k]:  # noqa: SIM110 - plain, for speed: it runs for every candidate of every grant

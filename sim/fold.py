@@ -68,7 +68,6 @@ class Recurrence:
             seen[key] = _now(engine, index)
         elif times := min(left // (index - then.index), _times_until_scarce(engine, then)):
             _skip(engine, d, then, times)
-            seen.clear()
 
 
 def run(program: Program, trace_tiles: int = 0) -> Run:
@@ -82,24 +81,21 @@ def run_full(program: Program, trace_tiles: int = 0) -> Run:
 
 
 def state(engine: Engine) -> Hashable:
-    """All that the future depends on, relative to the time, the tile number and the indices of the next launch.
-    Of a slot with plenty left it does not say how many (`_times_until_scarce`)."""
-    now, number, at = engine.env.now, engine.launched, engine.cursor.at
+    """All that the future depends on, relative to the time and the tile number of the next launch.
+
+    Indices follow from numbers, since the nest inside the loop is the same in each of its iterations, and where
+    static orders stand follows from the tasks' states. Of a slot with plenty left it does not say how many.
+    """
+    now, number = engine.env.now, engine.launched
     tiles = []
     for tile in engine.open.values():
         if tile.cached is None:
             tile.cached = bytes(tile.state)
-        away = tuple(i - j for i, j in zip(tile.index, at, strict=True))
-        tiles.append((tile.number - number, away, tile.shape.number, tile.cached))
+        tiles.append((tile.number - number, tile.shape.number, tile.cached))
     running = tuple(e and (e[0] - number, e[1], e[2] - now) for e in engine.running)
     latent = tuple(sorted((n - number, k, end - now) for n, k, end in engine.latent))
-    turns = []
-    for r, resource in enumerate(engine.program.resources):
-        if resource.order:
-            engine.turn(r)  # passes over what does not exist, so that equal states are written alike
-            turns.append((engine.turns[r][0] - number, engine.turns[r][1]))
     plenty = 2 * engine.program.window
-    return tuple(tiles), running, latent, tuple(min(n, plenty) for n in engine.free), tuple(turns)
+    return tuple(tiles), running, latent, tuple(min(n, plenty) for n in engine.free)
 
 
 def _now(engine: Engine, index: int) -> Seen:

@@ -55,26 +55,31 @@ def _program(name: str, group: GroupWork, machine: Machine) -> Program:
 def _compute(b: Builder, work: Work) -> None:
     """A leaf on its unit. Its own accesses are tasks before and after it where a port limits them."""
     name, first = b.name(work), b.of(work.name)[0]
-    deps = [dep for access in dict.fromkeys(work.einsum.reads) for dep in _producers(b, access)]
+    made = {a: _producers(b, a) for a in dict.fromkeys(work.einsum.reads)}
+    deps = [dep for producers in made.values() for dep in producers]
     mine = [t for t in b.moves("read", "write") if name == first and t.einsums == (work.name,)]
-    limited = [(f"{t.name} {n}", t) for n, t in enumerate(mine) if b.limits(t)]
+    apart = lambda t: b.limits(t) or [when for when, _ in t.nbytes] != [when for when, _ in work.cycles]
+    limited = [(f"{t.name} {n}", t) for n, t in enumerate(mine) if apart(t)]
     for label, transfer in limited:
-        if transfer.kind == "read":
-            deps += map(Dep, b.move(transfer, tuple(deps), label))
+        if transfer.kind == "read":  # once its own tensor has been made; partial results with the operands
+            of_it = [made[a] for a in made if storage(b.cascade, a.tensor) == transfer.tensor]
+            after = [dep for producers in of_it or made.values() for dep in producers]
+            deps += map(Dep, b.move(transfer, after, label, stage=work.leaf.node.stage))
     amounts = [(f"operations|{work.name}||{work.unit.name}|{c}", times(work.points, n))
                for c, n in work.classes.items()]
-    amounts += [amount for t in mine if not b.limits(t) for amount in bytes_moved(t)]
+    amounts += [amount for t in mine if not apart(t) for amount in bytes_moved(t)]
     b.add(b.task(name, work.unit.name, f"busy|{work.name}||{work.unit.name}|", work.cycles, 1 / work.unit.clock_hz,
                  amounts, deps=tuple(deps), when=b.when(work.when)))
     for label, transfer in limited:
         if transfer.kind == "write":
-            b.move(transfer, tuple(map(Dep, b.of(work.name))), label)
+            ends = b.move(transfer, tuple(map(Dep, b.of(work.name))), label, stage=work.leaf.node.stage)
+            b.written.setdefault(work.name, []).extend(ends)
 
 
 def _producers(b: Builder, access: Access) -> list[Dep]:
     """What a read of a tensor waits for: its writer in this tile, or in the earlier tile that wrote the state."""
     names = dict.fromkeys((access.tensor, storage(b.cascade, access.tensor)))
-    writers = [task for name in names for task in b.of(name)]
+    writers = [task for name in names for task in b.results(name)]
     rank = state_rank(b.cascade, access.tensor)
     back = _steps_back(b, access, rank) if rank else 0
     if not rank or not back:

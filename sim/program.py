@@ -88,6 +88,7 @@ class Task:
     It exists in the tiles where all conditions of `when` hold. The first variant that fits replaces ticks and
     counters. It takes one of each slot in `acquires` when it starts and gives one of each in `releases` back when
     it ends. `counters` are amounts for each instance, such as ("bytes", 32768.0).
+    It is as urgent as its tile would be if it had been launched `lead` tiles earlier (a prefetch).
     """
 
     name: str
@@ -99,6 +100,7 @@ class Task:
     acquires: tuple[str, ...] = ()
     releases: tuple[str, ...] = ()
     counters: tuple[tuple[str, float], ...] = ()
+    lead: int = 0
 
 
 @dataclass(frozen=True, slots=True)

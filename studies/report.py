@@ -38,8 +38,14 @@ def whole_directory(out: Path) -> Iterator[Path]:
         yield scratch
         with _writing(out):
             out.mkdir(exist_ok=True)
-            for file in sorted(scratch.iterdir()):
-                file.replace(out / file.name)
+            for file in files_in(scratch):
+                (out / file).parent.mkdir(exist_ok=True)
+                (scratch / file).replace(out / file)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file in the folder and its folders, relative to it, sorted."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager
@@ -76,7 +82,8 @@ def write_json(path: Path, data: object) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """A header and rows; floats in full precision, None as an empty field."""
+    """A header and rows; floats in full precision, None as an empty field. Makes the folder."""
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
@@ -94,7 +101,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in grid)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(Text(column), justify="right" if numeric else "left", no_wrap=numeric)
     for row in grid:
         table.add_row(*(Text(cell_text(cell)) for cell in row))
     Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False).print(table)

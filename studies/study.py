@@ -1,7 +1,7 @@
 """A study: one question answered by tables, figures and a comparison with published numbers.
 
-A study is a module in `studies/` with `run(progress) -> Study`, listed in `STUDIES`; it computes and returns, and
-`write` alone puts files on disk.
+A study is a module in `studies/` with `run(progress, **options) -> Study`, listed in `STUDIES`; it computes and
+returns, and `write` alone puts files on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +23,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 Progress = Callable[[str], None]  # told what is being worked on
-STUDIES = {"fusemax": "studies.fusemax"}  # name on the command line -> module
+STUDIES = {"fusemax": "studies.fusemax.study"}  # name on the command line -> module
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, printed and written as `<name>.csv`."""
+    """A table, written as `<name>.csv` (the name may begin with a folder) and, unless it is only data, printed."""
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    printed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, written as `<name>.png`; `draw` fills an empty matplotlib figure."""
+    """A figure, written as `<name>.png` and `<name>.svg`; `draw` fills an empty matplotlib figure of `size` inches."""
 
     name: str
     draw: Callable[[Canvas], None]
+    size: tuple[float, float] = (8.0, 4.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(STUDIES))
 
 
-def run(name: str, progress: Progress) -> Study:
-    """Run a study; InputError for an unknown name."""
+def run(name: str, progress: Progress, **options: str) -> Study:
+    """Run a study with its own options; InputError for an unknown name or option."""
     if name not in STUDIES:
         raise InputError(Problem("unknown study", got=name, hint=suggest(name, STUDIES)))
-    return import_module(STUDIES[name]).run(progress)
+    wanted = import_module(STUDIES[name]).run
+    known = list(signature(wanted).parameters)[1:]
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(Problem(f"study {name} has no such option", path=o, hint=suggest(o, known)) for o in unknown)
+    return wanted(progress, **options)
 
 
 def write(study: Study, out: Path) -> tuple[Path, ...]:
@@ -102,17 +109,22 @@ def write(study: Study, out: Path) -> tuple[Path, ...]:
         for table in study.tables:
             report.write_csv(folder / f"{table.name}.csv", table.columns, table.rows)
         for figure in study.figures:
-            _draw(figure, folder / f"{figure.name}.png", study.provenance)
+            _draw(figure, folder, study.provenance)
         report.write_json(folder / "summary.json", [row.as_dict() for row in study.summary])
-        files = sorted(folder.iterdir())
-        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        files = report.files_in(folder)
+        digests = {str(file): hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
         report.write_json(folder / "provenance.json", asdict(study.provenance) | {"sha256": digests})
-    return (*(out / file.name for file in files), out / "provenance.json")
+    return (*(out / file for file in files), out / "provenance.json")
 
 
-def _draw(figure: Figure, path: Path, provenance: Provenance) -> None:
+def _draw(figure: Figure, folder: Path, provenance: Provenance) -> None:
+    """The figure as PNG for the screen and as SVG for print, the same bytes for the same data."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(8, 4.5), layout="constrained")
-    figure.draw(canvas)
-    canvas.savefig(path, dpi=150, metadata={"Description": report.footer(provenance)})
+    with rc_context({"svg.hashsalt": figure.name, "hatch.linewidth": 0.5, "font.size": 9}):
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(canvas)
+        note = {"Description": report.footer(provenance)}
+        canvas.savefig(folder / f"{figure.name}.png", dpi=200, metadata=note)
+        canvas.savefig(folder / f"{figure.name}.svg", metadata=note | {"Date": None})

@@ -130,6 +130,7 @@ def show_mapping(**options: Any) -> None:
 @commands.command()
 @click.argument("name", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Write CSV tables, figures and summary.json there.")
+@click.option("--accounting", metavar="NAME", help="Energies of fusemax: as-published, corrected or own.")
 @json_option
 def study(**options: Any) -> None:
     """Print a study's tables, figures and errors against published numbers. Without a name: list the studies."""
@@ -153,3 +154,49 @@ def check(**options: Any) -> int:
 
     _refuse_idle(options)
     return command.check(**options)
+
+
+@commands.command()
+@click.argument("cascade", metavar="NAME|FILE")
+@size_option
+@click.option("--machine", metavar="NAME|FILE", help="Also a roofline, and whether everything fits.")
+@click.option("--svg", type=FILE, help="Draw the graph of Einsums into a file.")
+@json_option
+def analyse(**options: Any) -> None:
+    """Count operations, bytes, passes and live tensors of a cascade; needs no machine."""
+    from studies.cli import analyse as command
+
+    command.analyse(**options)
+
+
+@commands.command()
+@click.argument("cascade", metavar="NAME|FILE")
+@click.option("--passes", "wanted", type=click.IntRange(min=1), default=1, show_default=True, help="Passes to reach.")
+@click.option("--rank", help="The rank to walk; by default the one with the most passes.")
+@click.option("--parallel", is_flag=True, help="Tiles side by side (Flash-Decoding), not one after another.")
+@click.option("--allow", multiple=True, metavar="LAW", help="Also use a law that loses digits, such as 'raw moments'.")
+@json_option
+def derive(**options: Any) -> None:
+    """Rewrite a cascade until it needs few passes; `attention` stands for attention-3pass."""
+    from studies.cli import derive as command
+
+    command.derive(**options)
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--config", type=FILE, help="Read the model from a Hugging Face config.json.")
+@click.option("--prefill", type=click.IntRange(min=1), metavar="LENGTH", help="Print a layer in prefill.")
+@click.option("--decode", type=click.IntRange(min=1), metavar="LENGTH", help="Print a layer in decode.")
+@click.option("--batch", type=click.IntRange(min=1), help="Requests of that layer; by default 1.")
+@click.option("--layer", "index", type=click.IntRange(min=0), help="Which layer; by default 0.")
+@click.option("--queries", type=click.IntRange(min=1), help="New tokens in decode; by default 1.")
+@click.option("--source", type=click.IntRange(min=1), help="Tokens of the encoder that the layer attends to.")
+@click.option("--attention", metavar="NAME", help="Cascade of its attention; by default attention-3pass.")
+@click.option("--variant", "variants", multiple=True, metavar="NAME", help="More of attention, such as paged.")
+@json_option
+def models(**options: Any) -> None:
+    """Print models and their totals, one model, or a layer of one as a cascade. Without a name: list the models."""
+    from studies.cli import models as command
+
+    command.models(**options)

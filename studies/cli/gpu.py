@@ -19,10 +19,10 @@ def check(name: str | None, as_json: bool) -> int:
         print("\n".join(KERNELS))
         return OK
     verdict = check_kernel(name)
-    stamp = provenance(verdict.kernel)
+    stamp = provenance(verdict.kernels)
     if as_json:
-        results = [result.as_dict() for result in (verdict.closed, verdict.counted, verdict.compiled)]
-        judged = {"kernel": verdict.kernel.name, "passed": verdict.passed, "error": verdict.error}
+        results = [result.as_dict() for result in (verdict.closed, verdict.counted, *verdict.compiled)]
+        judged = {"kernel": name, "passed": verdict.passed, "error": verdict.error}
         judged |= {"tolerance": verdict.tolerance, "differences": list(verdict.differences)}
         print(json.dumps(judged | {"results": results, "provenance": asdict(stamp)}, indent=1, allow_nan=False))
     else:

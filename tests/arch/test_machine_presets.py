@@ -48,7 +48,7 @@ def test_fusemax_numbers():
     dram, buffer = m.memory("dram"), m.memory("buffer")
     assert (dram.capacity_bytes, dram.read_bytes_per_s, dram.shared_port) == (None, 400 * 2**30, True)
     assert (dram.access_bytes, dram.read_energy_j, dram.write_energy_j) == (8, 249.6e-12, 249.6e-12)
-    assert (buffer.capacity_bytes, buffer.access_bytes, buffer.area_m2) == (16 * 2**20, 512, 84.2e-6)
+    assert (buffer.capacity_bytes, buffer.access_bytes, buffer.area_m2) == (16 * 2**20, 512, 84201374.5241e-12)
     assert (buffer.read_energy_j, buffer.write_energy_j) == (12512.7607e-12, 15751.4606e-12)
     for name, depth in (("regs_2d", 12), ("regs_1d", 32)):
         address = 0.00407492 * math.ceil(math.log2(depth))
@@ -58,7 +58,9 @@ def test_fusemax_numbers():
         assert regs.write_energy_j == pytest.approx((1.88608 + address) * 1e-12, rel=1e-12)
     two, one = m.unit("pe_2d"), m.unit("pe_1d")
     picojoules = {"mac": 17.1645, "mul": 17.1645, "add": 8.3395, "max": 0.028036, "div": 36.251153}
-    assert {k: (c.cycles, c.energy_j) for k, c in one.ops.items()} == {k: (1, float(f"{e}e-12")) for k, e in picojoules.items()}
+    assert {k: (c.cycles, c.energy_j) for k, c in one.ops.items()} == {
+        k: (1, float(f"{e}e-12")) for k, e in picojoules.items()
+    }
     assert two.ops == {k: c for k, c in one.ops.items() if k != "div"}
     assert two.expands == one.expands == {"exp": {"mac": 6}}
     assert (two.lanes, one.lanes, two.drain_s, one.drain_s) == (1, 1, 256 / 940e6, 0)

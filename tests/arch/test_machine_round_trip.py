@@ -56,8 +56,14 @@ def memories(draw, fresh, clock, depth):
 
 @st.composite
 def children(draw, fresh, clock, depth):
-    kinds = ["unit"] if depth <= 0 else draw(st.lists(st.sampled_from(["memory", "array", "unit"]), min_size=1, max_size=2))
-    makers = {"memory": memories(fresh, clock, depth), "array": arrays(fresh, clock, depth), "unit": units(fresh, clock)}
+    kinds = (
+        ["unit"] if depth <= 0 else draw(st.lists(st.sampled_from(["memory", "array", "unit"]), min_size=1, max_size=2))
+    )
+    makers = {
+        "memory": memories(fresh, clock, depth),
+        "array": arrays(fresh, clock, depth),
+        "unit": units(fresh, clock),
+    }
     return tuple(draw(makers[kind]) for kind in kinds)
 
 

@@ -1,5 +1,6 @@
 """Every attention cascade of the library equals softmax(QK^T)V; SEMANTICS 1.3 to 1.5."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ from einsum.cascade import Cascade, Workload
 from einsum.library import library, load
 from einsum.oracle import random_inputs, run, run_with_masks
 from einsum.parse import parse
-from einsum.show import show
+from einsum.show import show, show_expr
 
-NAMES = [name for name in library() if name.startswith("attention")]
+STEMS = [name.removesuffix("-causal") for name in library() if name.endswith("-causal")]
+NAMES = [stem + suffix for stem in STEMS for suffix in ("", "-causal")]
 STABLE = [name for name in NAMES if "naive" not in name]
-SIZES = {"B": 2, "H": 2, "P": 7, "M": 10, "E": 4, "F": 3, "M0": 4}  # ragged: 4 does not divide 10
+SIZES = {"B": 2, "H": 2, "P": 7, "M": 10, "E": 4, "F": 3, "M0": 4, "M2": 2}  # ragged: 4 does not divide 10
 
 
 def softmax_attention(q, k, v, allowed=None):
@@ -39,12 +41,14 @@ def bound(cascade: Cascade, **sizes: int) -> Workload:
 
 def with_guard(name: str, guard: str, declare: str = "") -> Cascade:
     """The library cascade with a guard on its scores; KEY stands for the key's coordinate."""
-    key = "m1*M0+m0" if "1pass" in name or "2pass" in name else "m"
-    lines = show(load(name)).splitlines()
-    scores = next(line for line in lines if line.startswith(("QK[", "BQK[")))
-    left, right = scores.split(" = ")
-    lines[lines.index(scores)] = f"{left} | {guard.replace('KEY', key)} = {right}"
-    return parse("\n".join([lines[0], lines[1], declare, *lines[2:]]))
+    cascade = load(name)
+    key = show_expr(cascade["BK"].expr.indices[2], "") if "BK" in cascade else "m"
+    lines = show(replace(cascade, doc="")).splitlines()
+    for i, line in enumerate(lines):
+        if re.match(r"B?QK\d*\[", line):  # scores, computed again by some
+            left, right = line.split(" = ")
+            lines[i] = f"{left} | {guard.replace('KEY', key)} = {right}"
+    return parse("\n".join([lines[0], declare, *lines[1:]]))
 
 
 def check(workload: Workload, inputs, allowed=None, tolerance=1e-12, dtype=np.float64):

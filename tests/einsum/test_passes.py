@@ -40,18 +40,28 @@ TEXTS = {
     "a second input is read once, late": ("k", 1, PAIR + "Y[n] = A[n,k]\nZ[n,k] = Y[n] * B[n,k]\n"),
     "the same input is read again": ("k", 2, PAIR + "Y[n] = A[n,k] * B[n,k]\nZ[n] = Y[n] * A[n,k]\n"),
     "the factor is deferred": ("k", 1, PAIR + "Y[n] = A[n,k] * B[n,k]\nX[n] = A[n,k]\nZ[n] = Y[n] * X[n]\n"),
-    "the factor is carried along": ("i", 1, """
+    "the factor is carried along": (
+        "i",
+        1,
+        """
 tensor A[n,i]
 tensor B[n,i]
 RY[n,i+1] = RY[n,i] + A[n,i] * B[n,i] init 0
 RZ[n,i+1] = RZ[n,i] * RY[n,i+1] / RY[n,i] + RY[n,i+1] * A[n,i] init 0
 Z[n] = RZ[n,I]
-"""),
+""",
+    ),
     "naive softmax, deferred division": ("m", 1, DEFERRED_NAIVE),
     "split keys, as Flash-Decoding": ("m1", 1, SPLIT),
 }
-LIBRARY = {"attention-naive": ("m", 2), "attention-3pass": ("m", 3), "attention-3pass-deferred": ("m", 2),
-           "attention-2pass": ("m1", 2), "attention-1pass": ("m1", 1), "attention-1pass-causal": ("m1", 1)}  # fmt: skip
+LIBRARY = {
+    "attention-naive": ("m", 2),
+    "attention-3pass": ("m", 3),
+    "attention-3pass-deferred": ("m", 2),
+    "attention-2pass": ("m1", 2),
+    "attention-1pass": ("m1", 1),
+    "attention-1pass-causal": ("m1", 1),
+}
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -224,3 +224,41 @@ E[i] = A[i] + D[i]
     }
     assert results["D"].value.tolist() == [2, 3, 0]
     compare(workload, inputs)
+
+
+def test_choice_inside_a_loop():
+    """SEMANTICS 1.8: what survives is chosen anew at every step from the state, ties by the lower index."""
+    text = """
+tensor A[l,m]
+tensor KEEP[l]: int32
+TM[l,m] | m != 1 = topk[m](ST[l,m], KEEP[l])
+ST[l+1,m] = ST[l,m] + A[l,m] * TM[l,m] init 1
+N[l] = TM[l,m]
+"""
+    workload = bind(parse(text), {"L": 4, "M": 5})
+    inputs = {"A": np.array([[0, 9, 2, 1, 2], [1, 9, -5, 0, 0], [0, 0, 0, 0, 0], [3, 3, 3, 3, 3]]) * 1.0}
+    inputs["KEEP"] = np.array([3, 2, 0, 9])
+    counts = compare(workload, inputs)
+    results = run_with_masks(workload, inputs)
+    assert results["N"].value.tolist() == [3, 2, 0, 4] and results["N"].exists.tolist() == [True, True, False, True]
+    assert results["TM"].exists.tolist() == [
+        [True, False, True, True, False],
+        [False, False, True, True, False],
+        [False] * 5,
+        [True, False, True, True, True],
+    ]
+    assert min(counts.values()) > 10
+
+
+def test_choice_among_nan_infinities_and_zeros():
+    """NaN comes after every number, -inf before what does not exist; both zeros are equal."""
+    declared = "tensor X[i,j]\ntensor LEN[i]: int32\n"
+    text = "A[i,j] | j < LEN[i] = topk[j](X[i,j], 2)\nT[i,j] = topk[i,j](X[i,j], 4)"
+    workload = bind(parse(declared + text), {"I": 4, "J": 4})
+    nan, inf = np.nan, np.inf
+    x = np.array([[nan, -inf, nan, 3], [-0.0, 0.0, -0.0, -1], [nan, 1, inf, inf], [5, 6, 7, 8]])
+    inputs = {"X": x, "LEN": np.array([4, 3, 2, 0])}
+    compare(workload, inputs)
+    results = run_with_masks(workload, inputs)
+    assert [np.flatnonzero(row).tolist() for row in results["A"].exists] == [[1, 3], [0, 1], [0, 1], []]
+    assert np.argwhere(results["T"].exists).tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]

@@ -20,7 +20,7 @@ def build(name, dtype, sizes, blocks=(64, 64)):
     return bound(mapping, cascade, sizes), mapping
 
 
-def mutant(kernel: Kernel, old: str, new: str) -> Kernel:
+def mutant(kernel: Kernel, old: str, new: str) -> tuple[Kernel]:
     """The kernel with one place of its source changed."""
     assert kernel.source.count(old) == 1, old
-    return replace(kernel, source=kernel.source.replace(old, new))
+    return (replace(kernel, source=kernel.source.replace(old, new)),)

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 from flash import build
 
+from einsum.problems import InputError
 from gpu_backend import sass
-from gpu_backend.check import check
+from gpu_backend.check import case, check
 from gpu_backend.emit import emit
-from gpu_backend.static import profile
+from gpu_backend.static import TARGETS, occupancy, profile
 
 
 def test_flash_attention_compiles_to_wgmma_without_spills():
     workload, mapping = build("attention-1pass-causal", "bf16", {"P": 256, "M": 256})
-    result = profile(emit(workload, mapping))
+    result = profile(*emit(workload, mapping))
     assert result.config["target"] == "sm_90a" and result.notes == ()
     assert result.total("spills") == 0 and 0 < result.value("registers") < 255
     assert result.value("operations", place="main loop", detail="mac") == 2 * 64**3  # BQK and SLNV of one tile
@@ -27,7 +28,7 @@ def test_flash_attention_compiles_to_wgmma_without_spills():
 
 def test_fp32_has_no_wgmma_and_the_notes_say_so():
     workload, mapping = build("attention-1pass", "fp32", {"P": 64, "M": 64, "E": 16, "F": 16}, (32, 32))
-    notes = profile(emit(workload, mapping)).notes
+    notes = profile(*emit(workload, mapping)).notes
     assert any("no wgmma" in note for note in notes)
 
 
@@ -69,8 +70,73 @@ def test_a_block_placed_out_of_line_belongs_to_its_loop_and_a_backward_branch_al
 
 
 @pytest.mark.parametrize(
-    ("opcode", "flops"),
-    [("HGMMA.64x64x16.F32", 2 * 64 * 64 * 16), ("HMMA.16816.F32", 4 * 2 * 16 * 8 * 16), ("FFMA", 0)],
+    ("opcode", "macs"),
+    [("HGMMA.64x64x16.F32", 64 * 64 * 16), ("HMMA.16816.F32", 4 * 16 * 8 * 16), ("FFMA", 0)],
 )
-def test_matrix_flops_of_four_warps(opcode, flops):
-    assert sass.matrix_flops((sass.Instruction("", opcode, ""),), warps=4) == flops
+def test_matrix_work_of_four_warps(opcode, macs):
+    assert sass.macs((sass.Instruction("", opcode, ""),), warps=4) == macs
+
+
+LONG = {  # kernels whose loops are too long to be unrolled
+    "flash-attention": {"P": 512, "M": 512},
+    "flash-attention-causal": {"P": 512, "M": 512},
+    "attention-3pass": {"P": 512, "M": 4096, "E": 64, "F": 64},
+    "gemm": {"M": 256, "N": 256, "K": 16384},
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_matrix_work_and_bytes_of_an_iteration_are_the_mappings(name, target):
+    workload, mapping, _ = case(name, LONG[name])
+    (kernel,) = emit(workload, mapping)
+    result = profile(kernel, target)
+    assert result.value("operations", place="main loop", detail="mac") == kernel.iteration_macs > 0
+    assert result.value("bytes", place="main loop", detail="read") == kernel.iteration_bytes > 0
+    assert result.total("spills") == 0 and result.notes == ()
+
+
+def test_a_blackwell_gpu_gets_its_own_matrix_instructions():
+    workload, mapping, _ = case("flash-attention", LONG["flash-attention"])
+    (kernel,) = emit(workload, mapping)
+    result = profile(kernel, "sm_100a")
+    assert result.value("instructions", place="main loop", detail="UTCHMMA") == 2 * 64 // 16  # two products, k16 each
+    assert result.value("bytes", place="main loop", detail="read") == kernel.iteration_bytes
+
+
+def test_an_amd_gpu_repeats_a_product_where_two_waves_share_rows_and_a_note_says_so():
+    workload, mapping, _ = case("gemm", LONG["gemm"])
+    (product,) = emit(workload, mapping)
+    result = profile(product, "gfx942")
+    assert result.value("operations", place="main loop", detail="mac") == product.iteration_macs
+    assert result.value("bytes", place="main loop", detail="read") == product.iteration_bytes and result.notes == ()
+    workload, mapping, _ = case("flash-attention", LONG["flash-attention"])
+    (kernel,) = emit(workload, mapping)
+    result = profile(kernel, "gfx942")
+    assert result.value("operations", place="main loop", detail="mac") == 1.5 * kernel.iteration_macs
+    assert any("matrix MACs" in note for note in result.notes)
+
+
+def test_a_loop_that_is_unrolled_is_not_compared():
+    workload, mapping, _ = case("gemm", {"M": 64, "N": 64, "K": 1024})
+    assert any("unrolled" in note for note in profile(*emit(workload, mapping)).notes)
+
+
+def test_an_unknown_target_is_named():
+    workload, mapping, _ = case("softmax")
+    with pytest.raises(InputError, match="no such target"):
+        profile(*emit(workload, mapping), "sm_91")
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "shared", "warps", "expected"),
+    [
+        ("sm_90a", 32, 0, 4, 1.0),  # 64 warps of 32 * 32 registers
+        ("sm_90a", 128, 0, 4, 0.25),  # 16 warps of 4096 registers
+        ("sm_90a", 32, 100 * 1024, 4, 8 / 64),  # two programs fit the 228 KiB
+        ("sm_80", 32, 100 * 1024, 4, 4 / 64),  # one fits the 164 KiB
+        ("gfx942", 128, 0, 4, 0.5),  # 512 / 128 waves on each of 4 SIMDs, of 8
+    ],
+)
+def test_occupancy_follows_registers_and_shared_memory(target, registers, shared, warps, expected):
+    assert occupancy(TARGETS[target], registers, shared, warps) == expected

@@ -12,6 +12,7 @@ from gpu_backend.compare import differences, expected, seen
 from gpu_backend.count import count
 from gpu_backend.emit import emit
 from gpu_backend.interpret import run
+from gpu_backend.limits import plans
 from mapper.cost import cost
 
 CASES = [  # cascade, element type, sizes, (BM, BN)
@@ -31,11 +32,11 @@ CASES = [  # cascade, element type, sizes, (BM, BN)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join([c[0], c[1], *(f"{k}{v}" for k, v in c[2].items())]))
 def test_values_equal_the_oracle_and_counts_the_closed_form(case):
     workload, mapping = build(*case)
-    kernel = emit(workload, mapping)
+    (kernel,) = emit(workload, mapping)
     inputs, exact = oracle_case(workload, seed=1)
-    outputs, counted = count(kernel, inputs)
+    outputs, counted = count((kernel,), inputs)
     assert relative_error(outputs["AV"], exact["AV"]) <= TOLERANCE[case[1]]
-    assert differences(cost(mapping, workload, MACHINE), counted, workload, "hbm") == ()
+    assert differences(cost(mapping, workload, MACHINE), counted, plans(workload, mapping), "hbm") == ()
     assert seen(counted) == attention_by_hand(workload, case[3], causal=case[0].endswith("causal"))
     assert counted.value("programs") == kernel.grid[0]
 
@@ -96,13 +97,13 @@ MUTANTS = {  # what is wrong with it: (source, replacement, counts that differ)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_that_passes_values_fails_counts(name):
     workload, mapping = build("attention-1pass-causal", "bf16", {"P": 192, "M": 192}, (64, 64))
-    kernel = emit(workload, mapping)
+    (kernel,) = emit(workload, mapping)
     loads = {t: kernel.source.split(f"    {t} = ")[1].splitlines()[0] for t in ("BK", "Q")}
     old, new, wrong = MUTANTS[name]
     inputs, exact = oracle_case(workload, seed=2)
     outputs, counted = count(mutant(kernel, old, new.format(**loads)), inputs)
     assert relative_error(outputs["AV"], exact["AV"]) <= TOLERANCE["bf16"]
-    found = differences(cost(mapping, workload, MACHINE), counted, workload, "hbm")
+    found = differences(cost(mapping, workload, MACHINE), counted, plans(workload, mapping), "hbm")
     assert wrong <= {line.split(":")[0] for line in found}
 
 
@@ -118,23 +119,23 @@ def test_a_mutant_that_passes_values_fails_counts(name):
 def test_a_mutant_with_wrong_values_fails_values(old, new, sizes):
     workload, mapping = build("attention-1pass-causal", "bf16", sizes, (64, 64))
     inputs, exact = oracle_case(workload, seed=3)
-    found = run(mutant(emit(workload, mapping), old, new), inputs)
+    found = run(mutant(*emit(workload, mapping), old, new), inputs)
     assert relative_error(found["AV"], exact["AV"]) > 2 * TOLERANCE["bf16"]
 
 
 def test_a_load_outside_its_tensor_is_caught():
     workload, mapping = build("attention-1pass", "bf16", {"P": 64, "M": 100}, (64, 64))
     address = "m[:, None] * E + e[None, :]"
-    broken = mutant(emit(workload, mapping), f"{address}, mask=m[:, None] < M, other=0.0", address)
+    broken = mutant(*emit(workload, mapping), f"{address}, mask=m[:, None] < M, other=0.0", address)
     with pytest.raises(Exception, match="a read at BK leaves every tensor"):
         count(broken, oracle_case(workload, 0)[0])
 
 
 def test_running_without_the_counter_gives_the_same_values():
     workload, mapping = build("attention-1pass-causal", "bf16", {"P": 100, "M": 100}, (64, 64))
-    kernel = emit(workload, mapping)
+    (kernel,) = emit(workload, mapping)
     inputs, _ = oracle_case(workload, 4)
-    assert np.array_equal(run(kernel, inputs)["AV"], count(kernel, inputs)[0]["AV"])
+    assert np.array_equal(run((kernel,), inputs)["AV"], count((kernel,), inputs)[0]["AV"])
 
 
 def test_a_causal_kernel_without_the_guarded_extent_computes_every_tile_to_the_same_values():
@@ -145,5 +146,5 @@ def test_a_causal_kernel_without_the_guarded_extent_computes_every_tile_to_the_s
     inputs, exact = oracle_case(workload, 5)
     outputs, counted = count(emit(workload, unskipped), inputs)
     assert relative_error(outputs["AV"], exact["AV"]) <= TOLERANCE["fp16"]
-    assert seen(counted) == expected(cost(unskipped, workload, MACHINE), workload, "hbm")
+    assert seen(counted) == expected(cost(unskipped, workload, MACHINE), plans(workload, unskipped), "hbm")
     assert counted.value("operations", einsum="BQK", detail="mac") == 2 * 4 * 64**3  # 2 heads, 2 x 2 tiles

@@ -62,14 +62,14 @@ def test_narrow_keeps_infinities_and_nan():
 def test_bf16_arithmetic_is_fp32_rounded_once(expression, function):
     rng = np.random.default_rng(0)
     x, y = (interpret.widen(interpret.narrow(rng.standard_normal(LANES))) for _ in range(2))
-    found = interpret.run(kernel(expression), {"X": x, "Y": y})["Z"]
+    found = interpret.run((kernel(expression),), {"X": x, "Y": y})["Z"]
     assert np.array_equal(found, interpret.widen(interpret.narrow(function(x, y))))
 
 
 @pytest.mark.parametrize(("reduction", "function"), [("tl.max", np.max), ("tl.sum", np.sum)])
 def test_a_reduction_over_bf16_is_in_fp32(reduction, function):
     x = interpret.widen(interpret.narrow(np.random.default_rng(1).standard_normal(LANES)))
-    found = interpret.run(kernel(f"tl.broadcast_to({reduction}(X, 0), [N])"), {"X": x, "Y": x})["Z"]
+    found = interpret.run((kernel(f"tl.broadcast_to({reduction}(X, 0), [N])"),), {"X": x, "Y": x})["Z"]
     assert np.array_equal(found, np.full(LANES, interpret.widen(interpret.narrow(function(x)))))
 
 
@@ -77,7 +77,7 @@ def test_a_product_of_bf16_blocks_is_exact_in_fp32():
     x = interpret.widen(interpret.narrow(np.random.default_rng(2).standard_normal(LANES)))
     y = interpret.widen(interpret.narrow(np.random.default_rng(3).standard_normal(LANES)))
     outer = "tl.sum(tl.dot(X[:, None] + tl.zeros([N, N], tl.bfloat16), Y[None, :] + tl.zeros([N, N], tl.bfloat16)), 1)"
-    found = interpret.run(kernel(outer), {"X": x, "Y": y})["Z"]
+    found = interpret.run((kernel(outer),), {"X": x, "Y": y})["Z"]
     exact = LANES * x.astype(np.float64) * y.astype(np.float64).sum()
     assert np.allclose(found, exact, rtol=2**-8, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_triton_is_as_it_was_after_a_launch():
         return JITFunction.__call__, interpreter.ReduceOps, builder, language.max, language.load
 
     before = state()
-    interpret.run(kernel("X + Y"), {"X": np.ones(LANES), "Y": np.ones(LANES)})
+    interpret.run((kernel("X + Y"),), {"X": np.ones(LANES), "Y": np.ones(LANES)})
     with pytest.raises(Exception, match="no_such"):
-        interpret.run(kernel("tl.no_such(X)"), {"X": np.ones(LANES), "Y": np.ones(LANES)})
+        interpret.run((kernel("tl.no_such(X)"),), {"X": np.ones(LANES), "Y": np.ones(LANES)})
     assert state() == before

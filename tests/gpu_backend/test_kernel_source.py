@@ -47,13 +47,13 @@ def with_keys(mapping, **changes):
     ("name", "sizes"), [("attention-1pass", SIZES | {"P": 4096, "M": 4096}), ("attention-1pass-causal", SIZES)]
 )
 def test_the_source_is_the_reviewed_one(name, sizes):
-    text = emit(*flash(name, sizes)).source
+    text = emit(*flash(name, sizes))[0].source
     assert text == (GOLDEN / f"{name}.py.txt").read_text()
     ast.parse(text)
 
 
 def test_line_labels_point_at_assignments_of_that_name():
-    kernel = emit(*flash("attention-1pass-causal"))
+    (kernel,) = emit(*flash("attention-1pass-causal"))
     lines = kernel.source.splitlines()
     for number, label in kernel.lines:
         assert lines[number - 1].strip().startswith((f"{label} = ", f"{label}_next = ", f"tl.store({label}_ptr"))
@@ -62,11 +62,11 @@ def test_line_labels_point_at_assignments_of_that_name():
 
 
 def test_warps_and_stages_come_from_the_mapping():
-    kernel = emit(*flash())
+    (kernel,) = emit(*flash())
     assert (kernel.num_warps, kernel.num_stages, kernel.grid) == (4, 2, (8,))
     cascade = load_cascade("attention-1pass")
     deeper = flash_attention(cascade, MACHINE, SIZES, 128, 64, stages=3)
-    kernel = emit(bound(deeper, cascade, SIZES), deeper)
+    (kernel,) = emit(bound(deeper, cascade, SIZES), deeper)
     assert (kernel.num_stages, kernel.grid) == (3, (4,))
 
 
@@ -85,11 +85,11 @@ def test_kernels_can_run_here():
 def test_arithmetic_on_missing_points_agrees_with_numbers():
     samples = {FINITE: (-3.5, 0.25, 7.0)}
     functions = {"+": np.add, "-": np.subtract, "*": np.multiply, "max": np.maximum, "min": np.minimum}
-    held = (0.0, 2.0, np.inf, -np.inf, FINITE)
+    held, sides = (0.0, 2.0, np.inf, -np.inf, FINITE), (Access("L", ()), Access("R", ()))
     for op, left, right in itertools.product(functions, held, held):
         with np.errstate(invalid="ignore"):
             real = [functions[op](a, b) for a in samples.get(left, (left,)) for b in samples.get(right, (right,))]
-        found = _value(Apply(op, (Access("L", ()), Access("R", ()))), {"L": left, "R": right})
+        found = _value(Apply(op, sides), dict(zip(sides, (left, right), strict=True)))
         if found == FINITE:
             assert np.isfinite(real).all(), (op, left, right)
         elif found is not None:
@@ -99,7 +99,7 @@ def test_arithmetic_on_missing_points_agrees_with_numbers():
 
 
 def test_the_file_is_written_once_and_whole(tmp_path):
-    kernel = emit(*flash())
+    (kernel,) = emit(*flash())
     file = source.path(kernel, tmp_path)
     assert file.read_text() == kernel.source and [file] == list(tmp_path.iterdir())
     stamp = file.stat().st_mtime_ns
@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="killed"):
-        source.path(emit(*flash()), tmp_path)
+        source.path(emit(*flash())[0], tmp_path)
     assert not list(tmp_path.glob("*.py"))
 
 
@@ -163,9 +163,7 @@ def test_a_mapping_of_another_shape_is_refused_with_the_reason():
     keys = grid.body[0]
     leaf = keys.body[0].body[0]
     others = keys.body[0].body[1:]
-    two = (*mapping.groups, Group("second", ()))
     reasons = {
-        "one fused group is one kernel (got 2)": replace(mapping, groups=two),
         "the outermost loop, and no other, is spatial": with_grid(mapping, over=None),
         "at most one temporal loop": with_grid(mapping, body=(Loop(("m1",), (2,), body=(keys,)),)),
         "offset, combine and listed extents": with_keys(mapping, combine="atomic"),
@@ -196,7 +194,7 @@ def test_fusemax_mappings_are_refused():
         ({"E": 80}, {}, "rank e: no kernel can be generated: a block has 2^k coordinates (got 80)"),
         ({"E": 8}, {}, "a side of a matrix product has at least 16 coordinates (got e: 8)"),
         ({"P": 2**26, "E": 32}, {}, "one program's slice stays below 2147483648 elements"),
-        ({}, {"K": "fp8"}, "element types are bf16, fp16, fp32, tf32 (got fp8)"),
+        ({}, {"K": "fp8"}, "element types are bf16, fp16, fp32, tf32, int32 (got fp8)"),
         ({}, {"Q": "fp16"}, "the factors of a matrix product have one element type"),
     ],
 )
@@ -219,14 +217,9 @@ def one_einsum(text: str):
     ("text", "reason"),
     [
         ("tensor X[p,m]\nY[p] = prod[m] X[p,m]\n", "reductions are sum, max, min (got prod)"),
-        ("tensor X[p,m]\nY[p,m] = log(X[p,m])\n", "operations are + - * / max min exp (got log)"),
-        ("tensor X[p,m]\ntensor I[p]: int32\nY[p] = X[p,I[p]]\n", "a gathered index"),
-        ("tensor X[p,m]\nY[m] = X[p,m]\n", "it reduces over p, which is split over programs or iterations"),
-        ("tensor X[p,m]\nY[p] | m < p = max[m] X[p,m]\n", "leaves a row of the first tile without any point"),
-        (
-            "tensor X[p,m]\ntensor W[p,m]\nY[p] = X[p,m] * W[p,m]\n",
-            "a matrix product is of two-dimensional blocks that share",
-        ),
+        ("tensor X[p,m]\nY[p,m] = tanh(X[p,m])\n", "operations are + - * / max min exp sqrt log silu (got tanh)"),
+        ("tensor X[p,m]\nY[m] = X[p,m]\n", "it reduces over p, which is split over programs"),
+        ("tensor X[p,m]\nY[p] | m < p = max[m] X[p,m]\n", "a result without any point, which would not be a number"),
         ("tensor X[p,m]\ntensor Z[p,m]: bool\nY[p] | Z[p,m] = max[m] X[p,m]\n", "guards are affine inequalities"),
         ("tensor X[p]\ntensor W[m]\nY[p,m] = 2 * W[m] + X[p]\n", "needs an Einsum of its own (got 2 * W[m])"),
         ("tensor X[p,m]\nY[p,m] | m <= p = X[p,m] + 1\n", "an output with points that do not exist"),

@@ -29,7 +29,9 @@ def published(name):
 def fusemax(design, model, length):
     tokens = 1024 * int(length[:-1]) if length.endswith("K") else 2**20
     machine = load_machine("fusemax")
-    mapping, workload = make(design, load_cascade("attention-1pass"), machine, MODELS[model] | {"M": tokens, "P": tokens})
+    mapping, workload = make(
+        design, load_cascade("attention-1pass"), machine, MODELS[model] | {"M": tokens, "P": tokens}
+    )
     return cost(mapping, workload, machine)
 
 
@@ -110,8 +112,9 @@ def test_elements_of_a_view_stop_at_the_end_of_its_storage():
 def test_energy_of_a_faster_memory_is_charged_by_its_accesses():
     """Doubling the row energy of the buffer adds exactly the rows' energy again."""
     machine = load_machine("fusemax")
-    mapping, workload = make("fusemax-binding", load_cascade("attention-1pass"), machine,
-                             MODELS["BERT"] | {"M": 4096, "P": 4096})
+    mapping, workload = make(
+        "fusemax-binding", load_cascade("attention-1pass"), machine, MODELS["BERT"] | {"M": 4096, "P": 4096}
+    )
     buffer = machine.memory("buffer")
     dearer = replace(buffer, read_energy_j=2 * buffer.read_energy_j)
     twice = replace(machine, root=replace(machine.root, children=(dearer,)))

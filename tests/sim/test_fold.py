@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from fusemax_program import fusemax
 from hypothesis import given, settings, strategies as st
 
 from sim import fold
-from sim.outcome import Run
+from sim.outcome import Deadlock, Run
 from sim.program import Dep, Loop, Program, Resource, Slot, Task, When
 from sim.random_program import random_program
 
@@ -75,6 +76,31 @@ def test_drifting_buffers_fold_until_they_run_out():
         folded = fold.run(program)
         assert same(folded, fold.run_full(program))
         assert folded.simulated < folded.tiles / 4
+
+
+def stands_still(program: Program, run) -> str:
+    with pytest.raises(Deadlock) as error:
+        run(program)
+    return str(error.value)
+
+
+def test_a_buffer_that_runs_out_runs_out_at_the_same_tick():
+    """Nothing gives the slots back in time: the folded run must stop where the full one does."""
+    fill = Task("fill", "port", 2, acquires=("buffer",))
+    free = Task("free", None, 0, (Dep("fill"),), (When("p", "last"),), releases=("buffer",))
+    program = Program("out", (Loop("p", 400),), (fill, free), (Resource("port"),), 3, 1.0, (Slot("buffer", 150),))
+    assert stands_still(program, fold.run) == stands_still(program, fold.run_full)
+    assert "deadlock at tick 300: fill of tile (150,)" in stands_still(program, fold.run)
+
+
+def test_a_buffer_that_runs_out_within_a_period_does_so_at_the_same_tick():
+    """Each j takes 50 slots and then gives 49 back: levels repeat but for a drift, and dip far below it."""
+    take = Task("take", "port", 2, when=(When("s", 0),), acquires=("buffer",))
+    give = Task("give", "unit", 3, when=(When("s", 1), When("k", "not first")), releases=("buffer",))
+    for buffers in range(120, 124):
+        program = Program("dip", (Loop("j", 200), Loop("s", 2), Loop("k", 50)), (take, give),
+                          (Resource("port"), Resource("unit")), 3, 1.0, (Slot("buffer", buffers),))
+        assert stands_still(program, fold.run) == stands_still(program, fold.run_full)
 
 
 def test_a_period_longer_than_the_memory_of_states_stays_exact():

@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.resources import files
 
 import pytest
+from fusemax_program import fusemax
 
 from arch.machine import Array, Axis, Machine, Memory, OpCost, Unit
 from arch.read import load as load_machine
@@ -19,6 +20,7 @@ from sim.fold import run, run_full
 from sim.lower import lower
 from sim.program import TICKS_PER_CYCLE
 from sim.run import simulate
+from sim.show import show
 
 HEADS = {"BERT": {"B": 64, "H": 12, "E": 64, "F": 64}, "XLM": {"B": 64, "H": 16, "E": 128, "F": 128}}
 LENGTH = {"1K": 2**10, "4K": 2**12, "16K": 2**14, "64K": 2**16, "256K": 2**18, "1M": 2**20}
@@ -153,6 +155,80 @@ def test_ticks_round_up():
     (program,) = lower(*scaled(1, open=1, ahead=1), machine(456.9e9))
     ticks = program["fill X dram>buffer"].ticks
     assert 0 <= ticks - 20 / 456.9 * TICKS_PER_CYCLE < 1
+
+
+WALK = parse("""cascade walk
+tensor X[i,e]
+T[i,e] = S[i,e] * X[i,e]
+S[i+1,e] = T[i,e] + X[i,e]  init 0
+Y[e] = S[I,e] * S[I,e]
+""")
+
+
+def walked(n: int = 12, e: int = 5):
+    """T and S run on two units, and each T needs the S before."""
+    leaves = [Compute(name, unit, loops=(Loop(("e",), (1,)),), at=at) for name, unit, at in
+              (("T", "lane", ()), ("S", "adder", ()), ("Y", "lane", (("i", "last"),)))]
+    holds = (Hold("X", "buffer", deep=8), Hold("T", "regs", deep=4))
+    loop = Loop(("i",), (1,), holds=holds, body=(Pipe(tuple(leaves), open=4, ahead=2),))
+    whole = Loop(("e",), (e,), body=(loop,), holds=(Hold("S", "regs"),))
+    return Mapping("walk", "walk", "two", (Group("all", (whole,)),)), bind(WALK, {"I": n, "E": e})
+
+
+def two_units() -> Machine:
+    lane = Unit("lane", 1e9, {"mul": OpCost(3, 1e-12), "mac": OpCost(3, 1e-12)})
+    adder = Unit("adder", 1e9, {"add": OpCost(2, 1e-12)})
+    array = Array("line", (Axis("x", 1),), (Memory("regs", (lane, adder)),))
+    return Machine("two", 1e9, Memory("dram", (Memory("buffer", (array,)),), read_bytes_per_s=40e9, shared_port=False))
+
+
+def test_a_state_is_passed_on_from_tile_to_tile():
+    """However many tiles are open, T of a step waits for S of the step before: nothing overlaps but the loads."""
+    load, step, last = 0.5, 5 * 3 + 5 * 2, 5 * 3
+    assert cycles(walked(), two_units()) == load + 12 * step + last
+
+
+@pytest.mark.parametrize("tile", [2, 3, 4, 6])
+def test_a_state_is_passed_on_across_the_ends_of_inner_loops(tile):
+    mapping, workload = walked()
+    split = replace(mapping, groups=(replace(mapping.groups[0], body=(_split(mapping.groups[0].body[0], "i", tile),)),))
+    assert cycles((split, workload), two_units()) == cycles((mapping, workload), two_units())
+
+
+def test_fusemax_is_lowered_to_the_dependencies_of_its_cascade():
+    """Among the leaves: exactly those of the program written by hand."""
+    mapping, workload, on = design("fusemax-binding", "BERT", "1K")
+    (program,) = lower(mapping, workload, on)
+    by_hand = fusemax(m1=4, p1=4)
+    for task in by_hand.tasks:
+        ours = program[task.name]
+        assert (ours.resource, ours.ticks, ours.when) == (task.resource, task.ticks, task.when)
+        assert {d for d in ours.deps if d.task in by_hand.position} == set(task.deps), task.name
+    assert program.resources[:2] == by_hand.resources
+
+
+def test_the_lowered_program_in_full():
+    (program,) = lower(*scaled(2, open=1, ahead=3), machine())
+    assert show(program) == """\
+program scale/all: window 4, 1.04858e+15 ticks per second
+for i in [0, 1)
+  for i' in [0, 10)
+    fill W dram>buffer on dram read: 5242880 if i' first; takes W in buffer
+    have W in buffer on -: 0; after fill W dram>buffer, have W in buffer[i'-1]
+    fill X dram>buffer on dram read: 5242880; takes X in buffer
+    have X in buffer on -: 0; after fill X dram>buffer
+    Y on lane: 15728640; after have X in buffer, have W in buffer, open tile
+    used X in buffer on -: 0; after have X in buffer, Y
+    free X in buffer on -: 0; after used X in buffer; gives X in buffer
+    used W in buffer on -: 0; after have W in buffer, Y, used W in buffer[i'-1]
+    free W in buffer on -: 0 if i' last; after used W in buffer; gives W in buffer
+    open tile on -: 0; takes open tiles
+    close tile on -: 0; after open tile, Y; gives open tiles
+resource lane: oldest tile first
+resource dram read: oldest tile first
+slot W in buffer: 1
+slot X in buffer: 2
+slot open tiles: 1"""
 
 
 def _split(node, rank: str, tile: int):

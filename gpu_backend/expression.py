@@ -1,0 +1,117 @@
+"""The value of an Einsum as text: matrix products, reductions of blocks, element-wise expressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from einsum.cascade import Access, Apply, Einsum, Expr, Name, Num
+from einsum.problems import InputError
+from gpu_backend.address import Addresses, align
+from gpu_backend.base2 import is_root, needs_factor
+from gpu_backend.missing import Missing, hollow
+from gpu_backend.plan import Plan, factors, refusal
+
+LOG2E = math.log2(math.e)
+INFIX = ("+", "-", "*", "/")
+CALLS = {"max": "tl.maximum", "min": "tl.minimum"}
+FUNCTIONS = {"sqrt": "tl.sqrt", "log": "tl.log"}
+REDUCE = {"add": "tl.sum", "max": "tl.max", "min": "tl.min"}
+PRECISION = {"fp32": ', input_precision="ieee"', "tf32": ', input_precision="tf32"'}
+
+
+class Expressions:
+    """Values of a kernel in terms of the variables that exist so far."""
+
+    def __init__(self, plan: Plan, missing: Mapping[Access | str, Missing], addresses: Addresses) -> None:
+        self._plan, self._addresses = plan, addresses
+        self._loads = {load.read: load for load in plan.loads}
+        self._hollow = hollow(plan, missing)
+        self.defined: set[str] = set()  # variables of loads, states and Einsums written so far
+        self.pending: dict[str, str] = {}  # state -> variable of its next value, while the old one is still read
+
+    def einsum(self, einsum: Einsum, axes: tuple[str, ...]) -> str:
+        """One tile of an Einsum, along block axes."""
+        plan = self._plan
+        if plan.is_dot(einsum):
+            return self._dot(einsum, axes)
+        around = plan.axes(einsum.output, *map(Name, einsum.reduced))
+        text = self._expression(einsum.expr, around)
+        if len(around) > len(axes):
+            (axis,) = (i for i, r in enumerate(around) if r in einsum.reduced)
+            text = f"{REDUCE[einsum.reduce_op]}({text}, {axis})"
+        return f"({text}) * {LOG2E!r}" if is_root(einsum, plan.scaled) else text
+
+    def _dot(self, einsum: Einsum, axes: tuple[str, ...]) -> str:
+        """`tl.dot` over the reduced rank; constants, and log2(e) where the logits are made, become one factor.
+
+        A computed operand is rounded to the element type of the loaded one.
+        """
+        plan, parts = self._plan, factors(einsum.expr)
+        operands = [f for f in parts if isinstance(f, Access)]
+        (rank,) = set(plan.axes(operands[0])) & set(plan.axes(operands[1]))
+        operands.sort(key=lambda a: axes[0] not in plan.axes(a))
+        loaded = [self._loads[a] for a in operands if a in self._loads]
+        sides = []
+        for access, target in zip(operands, ((axes[0], rank), (rank, axes[1])), strict=True):
+            text = self._read(access, target)
+            cast = f".to({loaded[0].name}.dtype)" if loaded else ".to(tl.bfloat16)"
+            sides.append(text if access in self._loads else f"{text}{cast}")
+        precision = PRECISION.get(plan.workload.dtypes[loaded[0].access.tensor], "") if loaded else ""
+        scale = math.prod(f.value for f in parts if isinstance(f, Num))
+        scale *= LOG2E if is_root(einsum, plan.scaled) else 1.0
+        total = f", {einsum.name}" if plan.accumulates(einsum) else ""
+        text = f"tl.dot({sides[0]}, {sides[1]}{total}{precision})"
+        return text if scale == 1.0 else f"{text} * {scale!r}"
+
+    def _expression(self, expr: Expr, axes: tuple[str, ...]) -> str:
+        match expr:
+            case Num(value):
+                return number(value)
+            case Name(name) if name.isupper():
+                return name
+            case Access():
+                return self._read(expr, axes)
+            case Apply("exp", (arg,)):
+                inside = self._exponent(arg, axes)
+                scaled = f"({inside}) * {LOG2E!r}" if needs_factor(arg, self._plan.scaled) else inside
+                return f"tl.exp2({scaled})"
+            case Apply("silu", (Access() as arg,)):
+                text = self._read(arg, axes)
+                return f"{text} / (1.0 + tl.exp2({text} * {-LOG2E!r}))"
+            case Apply(op, (arg,)):
+                return f"{FUNCTIONS[op]}({self._expression(arg, axes)})"
+            case Apply(op, (left, right)) if op in INFIX:
+                texts = [self._expression(x, axes) for x in (left, right)]
+                nested = [isinstance(x, Apply) and (x.op in INFIX or x.op == "silu") for x in (left, right)]
+                first, second = (f"({t})" if n else t for t, n in zip(texts, nested, strict=True))
+                return f"{first} {op} {second}"
+            case Apply(op, (left, right)):
+                return f"{CALLS[op]}({self._expression(left, axes)}, {self._expression(right, axes)})"
+        raise InputError(refusal(str(expr), "an expression of another kind"))
+
+    def _exponent(self, expr: Expr, axes: tuple[str, ...]) -> str:
+        """An exponent; where rows may be empty, a maximum that is still -inf is not subtracted from -inf."""
+        match expr:
+            case Apply("-", (left, Access() as maximum)) if self._hollow:
+                text = self._read(maximum, axes)
+                return f"{self._expression(left, axes)} - tl.where({text} == {number(-math.inf)}, 0.0, {text})"
+        return self._expression(expr, axes)
+
+    def _read(self, access: Access, axes: tuple[str, ...]) -> str:
+        """The variable that holds the accessed values, aligned to block axes."""
+        if load := self._loads.get(access):
+            name, own = load.name, self._addresses.axes(load.access)
+        else:
+            name, own = access.tensor, self._plan.axes(access)
+            if name in self.pending and access.indices == self._plan.workload.cascade[name].output.indices:
+                return align(self.pending[name], own, axes)
+        if name not in self.defined:
+            raise InputError(refusal(name, "it is read before the mapping computes it"))
+        return align(name, own, axes)
+
+
+def number(value: float | str | None) -> str:
+    """A constant of a kernel's source."""
+    constant = float(value or 0)
+    return f'float("{constant}")' if math.isinf(constant) else repr(constant)

@@ -1,0 +1,110 @@
+"""Every kernel of the library, generated from cascade and mapping: values equal the oracle, counts the closed form."""
+
+from dataclasses import replace
+
+import pytest
+from flash import MACHINE
+
+from gpu_backend.check import TOLERANCE, case, oracle_case, relative_error
+from gpu_backend.compare import differences
+from gpu_backend.count import count
+from gpu_backend.emit import emit
+from gpu_backend.kernels import KERNELS
+from gpu_backend.limits import plans
+from gpu_backend.static import compiled
+from mapper.check import check as check_mapping
+from mapper.cost import cost
+
+CASES = [(name, dtype) for name in KERNELS for dtype in ("bf16", "fp16")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda x: x)
+def test_values_equal_the_oracle_and_counts_the_closed_form(name, dtype):
+    workload, mapping, machine = case(name, None, dtype)
+    check_mapping(mapping, workload, machine)
+    inputs, exact = oracle_case(workload, seed=7)
+    outputs, counted = count(emit(workload, mapping), inputs)
+    for output in workload.cascade.outputs:
+        assert relative_error(outputs[output], exact[output]) <= TOLERANCE[dtype]
+    assert differences(cost(mapping, workload, machine), counted, plans(workload, mapping), "hbm") == ()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles_for_a_hopper_gpu(name):
+    for kernel in emit(*case(name)[:2]):
+        assert ".target sm_90a" in compiled(kernel).asm["ptx"]
+
+
+def test_two_level_partitions_with_tiles_of_no_key_are_overstated_by_the_closed_form():
+    """Of 4 parts of 128 keys the last two tiles hold none of 300; the closed form takes off the last tile alone."""
+    workload, mapping, _ = case("flash-decode", {"M": 300})
+    inputs, _ = oracle_case(workload, seed=7)
+    _, counted = count(emit(workload, mapping), inputs)
+    found = differences(cost(mapping, workload, MACHINE), counted, plans(workload, mapping), "hbm")
+    assert [line.split(":")[0] for line in found] == ["bytes K read", "bytes V read"]
+    assert counted.value("bytes", tensor="K", boundary="issued") == 300 * 32 * 2 * 2
+
+
+K_MASK = "e[None, :], mask=m[:, None] < M"
+MUTANTS = {  # what is wrong with it: (kernel, sizes, source, replacement, counts that differ)
+    "no skip of keys before the window": (
+        "flash-attention-window", {"P": 192, "M": 192, "W": 20}, "tl.range(tl.maximum(", "tl.range(0 * tl.maximum(",
+        {"bytes K read", "operations BQK mac"},
+    ),
+    "one tile of k too many": ("gemm", None, "K_TILES):", "K_TILES + 1):", {"operations C mac"}),
+    "a mask that reads into the next head": (
+        "attention-3pass-causal", {"P": 128, "M": 100}, K_MASK, f"{K_MASK} + (H - 1 - h) * 8", {"bytes K read"},
+    ),
+    "a sum that is taken twice": (
+        "softmax", None, "SD = tl.sum(SN, 1)", "SD = tl.sum(SN, 1); SD = tl.sum(SN, 1)", {"combines SD"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_that_passes_values_fails_counts(name):
+    chosen, sizes, old, new, wrong = MUTANTS[name]
+    workload, mapping, machine = case(chosen, sizes)
+    (kernel,) = emit(workload, mapping)
+    assert old in kernel.source
+    broken = replace(kernel, source=kernel.source.replace(old, new))
+    assert wrong <= what_differs((broken,), workload, mapping, machine)
+
+
+def test_a_kernel_launched_twice_passes_values_and_fails_counts():
+    workload, mapping, machine = case("attention-unfused")
+    scores, softmax, product = emit(workload, mapping)
+    found = what_differs((scores, softmax, softmax, product), workload, mapping, machine)
+    assert {"bytes QK read", "bytes A write", "operations SN exp"} <= found
+
+
+def what_differs(kernels, workload, mapping, machine):
+    """The counted quantities that differ from the closed form, after the values are found right."""
+    inputs, exact = oracle_case(workload, seed=7)
+    outputs, counted = count(kernels, inputs)
+    for output in workload.cascade.outputs:
+        assert relative_error(outputs[output], exact[output]) <= TOLERANCE["bf16"]
+    found = differences(cost(mapping, workload, machine), counted, plans(workload, mapping), "hbm")
+    return {line.split(":")[0] for line in found}
+
+
+def test_sectors_are_the_closed_forms_accesses_where_rows_fill_them_and_padded_lanes_are_told_apart():
+    workload, mapping, machine = case("flash-attention-causal", {"P": 100, "M": 100})
+    inputs, _ = oracle_case(workload, seed=7)
+    _, counted = count(emit(workload, mapping), inputs)
+    closed = cost(mapping, workload, machine)
+    for tensor, direction in (("Q", "read"), ("K", "read"), ("V", "read"), ("AV", "write")):
+        key = {"tensor": tensor, "place": "hbm", "detail": direction}
+        assert counted.value("accesses", **key) == closed.total("accesses", **key)
+        lanes = counted.value("lanes", **key, boundary="useful")
+        assert lanes * 2 == counted.value("bytes", **key, boundary="issued")
+        blocks = 2 if tensor in ("Q", "AV") else 3  # of 64 rows, for each of 2 heads; tile 2 of the keys is cut off
+        assert counted.value("lanes", **key, boundary="issued") == 2 * blocks * 64 * 64 > lanes
+
+
+def test_a_row_that_fills_no_sector_touches_more_sectors_than_its_bytes():
+    workload, mapping, _ = case("gemm", {"N": 70})  # rows of 140 bytes
+    inputs, _ = oracle_case(workload, seed=7)
+    _, counted = count(emit(workload, mapping), inputs)
+    touched = counted.value("accesses", tensor="C", place="hbm", detail="write")
+    assert 32 * touched > counted.value("bytes", tensor="C", place="hbm", detail="write", boundary="issued")
