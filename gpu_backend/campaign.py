@@ -17,7 +17,7 @@ ATTENTION = {
     "attention-2pass-recompute": library_gpu.passes,
     "attention-3pass-recompute": library_gpu.passes,
 }
-TILES = ((64, 64), (128, 64), (128, 128))
+TILES = {64: ((64, 64), (128, 64), (128, 128)), 128: ((64, 64), (128, 64), (128, 32))}  # by E: registers are few
 SEQUENCES = (512, 2048, 8192, 32768)
 SMALL = 256  # tokens of the check
 
@@ -32,11 +32,18 @@ def _attention(machine: Machine) -> Iterator[Point]:
         for variant in ("", "-causal"):
             for depth in (64, 128):
                 for tokens in SEQUENCES:
-                    sizes = {"B": max(1, TOKENS // tokens), "H": HEADS, "P": tokens, "M": tokens, "E": depth, "F": depth}
+                    sizes = {
+                        "B": max(1, TOKENS // tokens),
+                        "H": HEADS,
+                        "P": tokens,
+                        "M": tokens,
+                        "E": depth,
+                        "F": depth,
+                    }
                     small = {"B": 1, "H": 2, "P": SMALL, "M": SMALL, "E": depth, "F": depth}
-                    for tile in TILES:
+                    for tile in TILES[depth]:
                         made = partial(generator, block_m=tile[0], block_n=tile[1])
-                        middle = tile == TILES[0] and tokens in (2048, 8192)
+                        middle = tile == (64, 64) and tokens in (2048, 8192)
                         yield _point(stem + variant, machine, sizes, small, made, tile, middle, middle and depth == 128)
 
 

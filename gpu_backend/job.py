@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping as Dict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from arch.machine import Machine
 from einsum.bind import bind
 from einsum.cascade import Cascade, Workload
+from einsum.problems import InputError, Problem
 from gpu_backend import source
 from gpu_backend.check import SPREAD, TOLERANCE, oracle_case
 from gpu_backend.emit import emit
@@ -47,34 +49,52 @@ class Point:
 
 
 def write(points: Iterable[Point], folder: Path) -> int:
-    """Fill an empty folder; the number of points. InputError for a mapping that no kernel can be generated for."""
-    (folder / "data").mkdir(parents=True)
-    shutil.copyfile(RUNNER, folder / "run.py")
-    made = [_point(point, folder) for point in points]
-    text = json.dumps({"schema": SCHEMA, "points": made}, indent=1, allow_nan=False)
-    (folder / "job.json").write_text(text + "\n", encoding="utf-8")
-    return len(made)
+    """Make a folder, whole or not at all; the number of points.
+
+    InputError for a mapping that no kernel can be generated for, and for a folder that exists or cannot be made.
+    """
+    if folder.exists():
+        raise InputError(Problem("exists already: name a new folder", got=str(folder)))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".stepfall-", dir=folder.parent) as scratch:
+            made = Path(scratch) / folder.name
+            (made / "data").mkdir(parents=True)
+            shutil.copyfile(RUNNER, made / "run.py")
+            written = [_point(point, made) for point in points]
+            text = json.dumps({"schema": SCHEMA, "points": written}, indent=1, allow_nan=False)
+            (made / "job.json").write_text(text + "\n", encoding="utf-8")
+            made.replace(folder)
+    except OSError as error:
+        raise InputError(Problem(f"cannot write: {error.strerror}", got=str(folder))) from error
+    return len(written)
 
 
 def _point(point: Point, folder: Path) -> dict[str, object]:
     workload, mapping = _bound(point, point.mapping, point.sizes)
     check_mapping(mapping, workload, point.machine)
-    cascade, outputs = point.cascade, list(point.cascade.outputs)
+    cascade = point.cascade
     config = {"cascade": cascade.name, "mapping": mapping.name, "machine": point.machine.name, "dtype": point.dtype}
-    tensors = set(cascade.inputs) == {"Q", "K", "V"} and outputs == ["AV"]
-    plain = tensors and cascade.tensor["K"].ranks == ("b", "h", "m", "e")
-    guards = [guard for einsum in cascade.einsums for guard in einsum.guards]
-    square = len({(str(g)) for g in guards}) <= 1 and (not guards or cascade.name.endswith("-causal"))
     return {
         "name": point.name,
         "config": {**config, "sizes": dict(workload.sizes)},
         "check": _check_part(point, folder),
-        "timed": {**_kernels(emit(workload, mapping), workload, folder), "expected": _expected(workload, mapping, point)},
-        "baseline": "attention" if plain and square else None,
-        "causal": bool(guards),
+        "timed": {
+            **_kernels(emit(workload, mapping), workload, folder),
+            "expected": _expected(workload, mapping, point),
+        },
+        "baseline": _baseline(cascade),
         "energy": point.energy,
         "ncu": point.ncu,
     }
+
+
+def _baseline(cascade: Cascade) -> str | None:
+    """What torch computes of its own for the same tensors: attention with a head of keys for each of queries."""
+    plain = set(cascade.inputs) == {"Q", "K", "V"} and cascade.tensor["K"].ranks == ("b", "h", "m", "e")
+    if plain and not any(einsum.guards for einsum in cascade.einsums):
+        return "attention"
+    return "causal attention" if plain and cascade.name.endswith("-causal") else None
 
 
 def _bound(point: Point, mapping: Mapping, sizes: Dict[str, int]) -> tuple[Workload, Mapping]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -191,13 +190,12 @@ def _copied(file: Path, record: Record, target: Path) -> Path:
     destination = target / f"{record.name}_{device}_{taken}.json"
     with tempfile.NamedTemporaryFile("w", dir=target, suffix=".part", delete=False, encoding="utf-8") as part:
         part.write(json.dumps(json.loads(file.read_text(encoding="utf-8")), indent=1, allow_nan=False) + "\n")
-    os.replace(part.name, destination)
-    return destination
+    return Path(part.name).replace(destination)
 
 
 def newest(cascade: str, mapping: str, sizes: dict[str, int], folder: Path = RECORDS) -> Record | None:
     """The newest record of a mapped cascade at these sizes; None if it was never measured."""
-    records = [read(file) for file in sorted(folder.glob("*.json"))]
+    records = [read(file) for file in sorted(folder.glob("*_*.json"))]
     same = [r for r in records if (r.config.cascade, r.config.mapping, r.config.sizes) == (cascade, mapping, sizes)]
     return max(same, key=lambda r: r.taken_utc, default=None)
 
@@ -212,5 +210,7 @@ def result(record: Record) -> Result:
         rows.append(Row("energy", record.energy.run_above_idle_j, detail="above idle"))
     if record.dram:
         rows += [Row("bytes", n, place="hbm", detail=side) for side, n in record.dram.model_dump().items()]
-    notes = (f"{record.device.name}, {record.taken_utc}, torch {record.software.torch}, triton {record.software.triton}",)
+    notes = (
+        f"{record.device.name}, {record.taken_utc}, torch {record.software.torch}, triton {record.software.triton}",
+    )
     return Result("measured", record.config.model_dump(), tuple(rows), notes=notes)

@@ -184,9 +184,12 @@ class Gpu:
 
     def baselines(self, point: dict) -> dict:
         """name -> run(tensors) of torch's own kernels for the same tensors."""
-        if point["baseline"] != "attention":
+        if point["baseline"] is None:
             return {}
-        causal, attention = point["causal"], self.torch.nn.functional.scaled_dot_product_attention
+        causal, attention = (
+            point["baseline"] == "causal attention",
+            self.torch.nn.functional.scaled_dot_product_attention,
+        )
 
         def eager(x: dict):
             scores = x["Q"] @ x["K"].transpose(-1, -2)
@@ -385,7 +388,8 @@ def main() -> int:
         part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(file)
         cold = record["time"]["cold"]["median_s"] if "time" in record else float("nan")
-        print(f"{point['name']}: error {record['check']['error']:.1e}, {1e6 * cold:.1f} us", flush=True)
+        sys.stdout.write(f"{point['name']}: error {record['check']['error']:.1e}, {1e6 * cold:.1f} us\n")
+        sys.stdout.flush()
     return int(wrong > 0)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from arch.machine import Machine
 from einsum.cascade import Access, Cascade, Einsum, rank_variables, walk
 from einsum.ops import is_view, operation_classes
+from einsum.problems import InputError, Problem
+from mapper.fusemax import sizes_of
 from mapper.mapping import GUARD, Compute, Group, Hold, Loop, Mapping, Seq
 
 Sizes = Dict[str, int]
@@ -58,8 +60,11 @@ def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel,
 
 
 def _is_product(einsum: Einsum) -> bool:
-    """A sum over products of different tensors: work of the tensor units."""
-    return "mac" in operation_classes(einsum) and len({a.tensor for a in einsum.reads}) > 1
+    """A matrix product, work of the tensor units: each of two factors has a rank that the other one lacks."""
+    if "mac" not in operation_classes(einsum) or len(einsum.reads) != 2:
+        return False
+    left, right = (set(rank_variables(access)) for access in einsum.reads)
+    return bool(left - right) and bool(right - left)
 
 
 def _group(cascade: Cascade, kernel: Kernel, after: tuple[str, ...]) -> Group:
@@ -152,6 +157,12 @@ def _names(cascade: Cascade) -> tuple[str, ...]:
     return tuple(e.name for e in cascade.einsums if not is_view(e))
 
 
+def _needs(mapping: str, what: str, given: object) -> None:
+    """InputError unless the cascade is of the kind that a mapping is for."""
+    if not given:
+        raise InputError(Problem(f"{mapping} maps {what}", path="mapping"))
+
+
 def _guards(cascade: Cascade, rank: str) -> bool:
     """Whether a guard without data bounds the rank."""
     for guard in (g for e in cascade.einsums for g in e.guards):
@@ -171,6 +182,7 @@ def flash(
     cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64, stages: int = 2
 ) -> Mapping:
     """FlashAttention-2 for any 1-pass attention: a block of queries of one head for each thread block."""
+    _needs("gpu-flash", "1-pass attention over tiles m1 of the keys", "m1" in cascade.ranks and "RM" in cascade)
     block_m = min(block_m, power_of_two(sizes["P"])) if "P" in sizes else 16
     output = cascade.outputs[0]
     rows = "p" if "p" in cascade.ranks else "h"  # decoding one query, its heads are the rows of the products
@@ -189,6 +201,7 @@ def decode(
     cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 16, block_n: int = 64, splits: int = 4
 ) -> Mapping:
     """Flash-Decoding: thread blocks for parts of the keys, then a kernel that combines the parts."""
+    _needs("gpu-decode", "attention in parts m2 of the keys", "m2" in cascade.ranks and "GM" in cascade)
     names = _names(cascade)
     cut = names.index("GM")
     grid = _heads(cascade, "AV", {"p": block_m})
@@ -207,19 +220,22 @@ def rows(cascade: Cascade, machine: Machine, sizes: Sizes, block: int = 16) -> M
     ranks = cascade.tensor[output].ranks
     lead = ranks[-2] if len(ranks) > 1 else ranks[0]
     grid = {r: block if r == lead else 1 for r in ranks[: ranks.index(lead) + 1]}
-    others = {r: power_of_two(sizes[r.upper()]) for r in cascade.ranks if r not in grid}
-    ragged = {r: n for r, n in others.items() if n != sizes[r.upper()]}
+    whole = tuple(r for r in cascade.ranks if r not in grid)
+    extents = dict(zip(whole, sizes_of(sizes, " ".join(r.upper() for r in whole)), strict=True))
+    ragged = {r: power_of_two(n) for r, n in extents.items() if n & (n - 1)}
     return mapped("gpu-rows", cascade, machine, (Kernel("rows", _names(cascade), grid | ragged),), {})
 
 
 def unfused(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64) -> Mapping:
     """Softmax attention in three kernels with the scores in memory between them, as frameworks run it eagerly."""
+    _needs("gpu-unfused", "attention with scores QK and probabilities A", {"QK", "A", "AV"} <= set(_names(cascade)))
+    (keys,) = sizes_of(sizes, "M")
     names = _names(cascade)
     heads = {r: 1 for r in cascade.tensor["AV"].ranks if r not in ("p", "f")}
     softmax, last = names[1 : names.index("A") + 1], names[names.index("A") + 1 :]
     kernels = (
         Kernel("QK", names[:1], heads | {"p": block_m, "m": block_n}),
-        Kernel("softmax", softmax, heads | {"p": 16, "m": power_of_two(sizes["M"])}),
+        Kernel("softmax", softmax, heads | {"p": 16, "m": power_of_two(keys)}),
         Kernel("AV", last, heads | {"p": block_m}, ("m", block_n)),
     )
     return mapped("gpu-unfused", cascade, machine, kernels, {})
@@ -231,6 +247,7 @@ def passes(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, 
     One thread block makes all passes over `m` and keeps the reductions' results in registers. Passes over tiles `m1`
     are kernels of their own, as what they keep of each tile passes through memory.
     """
+    _needs("gpu-passes", "attention over keys m", "AV" in cascade and {"m", "m1"} & set(cascade.ranks))
     tiled = "m1" in cascade.ranks
     rank, tile = ("m1", 1) if tiled else ("m", block_n)
     sections = _passes(cascade, rank)
@@ -292,8 +309,11 @@ def gemm(
     stages: int = 3,
 ) -> Mapping:
     """A kernel for each matrix product, and what is done to its result element by element in the same kernel."""
+    runs = _products(cascade)
+    fits = all(len(cascade[run[-1]].output_ranks) == 2 and _is_product(cascade[run[0]]) for run in runs)
+    _needs("gpu-gemm", "matrix products and what follows them element by element", fits)
     kernels: list[Kernel] = []
-    for names in _products(cascade):
+    for names in runs:
         (m, n), (k,) = cascade[names[-1]].output_ranks, cascade[names[0]].reduced
         kernels.append(Kernel(names[-1], names, {m: block_m, n: block_n}, (k, block_k), stages))
     return mapped("gpu-gemm", cascade, machine, tuple(kernels), {})

@@ -23,7 +23,7 @@ def random_case(seed: int, plain: Cascade, causal: Cascade) -> tuple[Mapping, Wo
     machine = _machine(draw, columns)
     cascade = causal if guarded else plain
     sizes = {"B": draw.randint(1, 2), "H": draw.randint(1, 3), "E": draw.randint(1, 6), "F": draw.randint(1, 6)}
-    sizes |= {"P": draw.randint(1, 40), "M": draw.randint(1, 40)}
+    sizes |= {"P": draw.randint(1, 28), "M": draw.randint(1, 28)}
     mapping = _mapping(draw, cascade, machine, columns, guarded)
     return mapping, bound(mapping, cascade, sizes), machine
 

@@ -18,6 +18,7 @@ from mapper.work import GroupWork, Work, group_works
 from sim import buffers
 from sim.builder import Builder, bytes_moved, times
 from sim.check import check
+from sim.outcome import NotSimulated
 from sim.program import Dep, Loop, Program, Resource, Slot, Task
 
 OPEN = "open tiles"  # the slot of Pipe.open
@@ -26,8 +27,7 @@ OPEN = "open tiles"  # the slot of Pipe.open
 def lower(mapping: Mapping, workload: Workload, machine: Machine) -> tuple[Program, ...]:
     """The programs of a checked mapping's groups, to be run one after another.
 
-    Raises InputError for what is not simulated yet, such as spatial loops around a group, and for a schedule that
-    can never proceed.
+    Raises NotSimulated for a spatial loop around a group, and InputError for a schedule that can never proceed.
     """
     return tuple(_program(mapping.name, group, machine) for group in group_works(mapping, workload, machine))
 
@@ -37,7 +37,7 @@ def _program(name: str, group: GroupWork, machine: Machine) -> Program:
     spatial = [loop.axis for loop in b.nest.loops if loop.axis]
     if spatial:
         what = "a spatial loop around a group is not simulated yet"
-        raise InputError(Problem(what, path=f"groups.{group.group.name}", got=spatial[0]))
+        raise NotSimulated(Problem(what, path=f"groups.{group.group.name}", got=spatial[0]))
     buffers.fills(b)
     for work in group.works:
         _compute(b, work)

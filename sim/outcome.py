@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from einsum.problems import InputError
 from sim.program import Program
 
 Cause = tuple[str, str]  # (dependency, producer) | (slot, name) | (order, task) | (window, "") | (drained, "")
+
+
+class NotSimulated(InputError):
+    """The mapping is legal and has a closed form, but the simulator does not understand it yet."""
 
 
 class Deadlock(RuntimeError):

@@ -66,6 +66,7 @@ def _task(r: random.Random, k: int, names: list[str], resources: list[str], loop
         _conditions(r, loops) if r.random() < 0.2 else (),
         variants,
         counters=(("bytes", float(r.randint(10, 90))),),
+        lead=r.choice((0, 0, 0, 1, 2, -1)),
     )
 
 

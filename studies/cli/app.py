@@ -156,6 +156,56 @@ def check(**options: Any) -> int:
     return command.check(**options)
 
 
+def mapped(command: Any) -> Any:
+    """The options that name a mapped cascade."""
+    for option in (
+        size_option,
+        click.option("--mapping", required=True, metavar="NAME|FILE", help="Who computes what, when."),
+        click.option("--machine", default="h100", show_default=True, metavar="NAME|FILE", help="Where it runs."),
+        click.option("--cascade", required=True, metavar="NAME|FILE", help="What is computed."),
+    ):
+        command = option(command)
+    return command
+
+
+@gpu.command()
+@mapped
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write one file a kernel there instead.")
+def emit(**options: Any) -> None:
+    """Print the Triton kernels of a mapped cascade, in launch order. Needs no Triton."""
+    from studies.cli import gpu as command
+
+    command.emit(**options)
+
+
+@gpu.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--only", default="", help="Points whose name contains this.")
+def plan(**options: Any) -> None:
+    """Write a folder that measures kernels on a GPU machine with numpy, torch and triton: `python run.py` in it."""
+    from studies.cli import gpu as command
+
+    command.plan(**options)
+
+
+@gpu.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def record(**options: Any) -> None:
+    """Take in the measurements of a folder that `plan` wrote, after `run.py` has run in it."""
+    from studies.cli import gpu as command
+
+    command.record(**options)
+
+
+@commands.command()
+@json_option
+def crosscheck(**options: Any) -> int:
+    """Hold closed form, counted and compiled kernels, simulation and measurements against each other."""
+    from studies.cli import crosscheck as command
+
+    return command.crosscheck(**options)
+
+
 @commands.command()
 @click.argument("cascade", metavar="NAME|FILE")
 @size_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from einsum.problems import InputError, Problem
@@ -17,33 +18,38 @@ SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # 
 
 
 def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: Path | None, as_json: bool) -> None:
-    """Print both results; with `trace` write a trace of the simulation."""
+    """Print both results, or the closed form alone with the reason why; with `trace` write a trace."""
     if trace:
         report.check_place(trace.parent)
     closed, simulated = results(cascade, machine, mapping, sizes, trace)
+    both = (closed, simulated) if simulated else (closed,)
     if as_json:
-        print(json.dumps({"results": [closed.as_dict(), simulated.as_dict()]}, indent=1, allow_nan=False))
+        print(json.dumps({"results": [result.as_dict() for result in both]}, indent=1, allow_nan=False))
         return
     title = ", ".join(f"{key} {value}" for key, value in closed.config.items() if key != "sizes")
     report.print_table(title, COLUMNS, comparison(closed, simulated))
-    for note in dict.fromkeys(closed.notes + simulated.notes):
+    for note in dict.fromkeys(note for result in both for note in result.notes):
         print(note)
     if trace:
         print(f"trace: {trace} (open it in ui.perfetto.dev)")
-    if simulated.provenance:
-        print(report.footer(simulated.provenance))
+    if closed.provenance:
+        print(report.footer(closed.provenance))
 
 
 def results(
     cascade_name: str, machine_name: str, mapping_name: str, sizes: dict[str, int], trace: Path | None
-) -> tuple[Result, Result]:
-    """The closed-form and the simulated result, stamped; InputError with the problems of the inputs."""
+) -> tuple[Result, Result | None]:
+    """The closed-form and the simulated result, stamped; InputError with the problems of the inputs.
+
+    None for what the simulator does not understand yet, with a note on the closed form, unless a trace is wanted.
+    """
     from mapper.cost import cost
-    from sim.outcome import Deadlock
+    from sim.outcome import Deadlock, NotSimulated
     from sim.run import simulate
 
     cascade, machine, mapping, workload = load(cascade_name, machine_name, mapping_name, sizes)
-    closed = cost(mapping, workload, machine)
+    inputs = (cascade, machine, mapping, sizes)
+    closed = cost(mapping, workload, machine).with_provenance(*inputs)
     try:
         if trace:
             with report.whole_file(trace) as path:
@@ -52,13 +58,16 @@ def results(
             simulated = simulate(mapping, workload, machine)
     except Deadlock as error:
         raise InputError(Problem(f"this schedule cannot proceed: {error}", path=mapping.name)) from error
-    inputs = (cascade, machine, mapping, sizes)
-    return closed.with_provenance(*inputs), simulated.with_provenance(*inputs)
+    except NotSimulated as error:
+        if trace:
+            raise
+        return replace(closed, notes=(*closed.notes, f"closed form only: {error}")), None
+    return closed, simulated.with_provenance(*inputs)
 
 
-def comparison(closed: Result, simulated: Result) -> Iterator[tuple[Cell, ...]]:
+def comparison(closed: Result, simulated: Result | None) -> Iterator[tuple[Cell, ...]]:
     """Rows of the table. Only equal definitions are compared; what one side does not have stays empty."""
-    left, right = summed(closed), summed(simulated)
+    left, right = summed(closed), summed(simulated) if simulated else {}
     keys = tuple(dict.fromkeys([*left, *right]))
     places = tuple(dict.fromkeys(place for _, place, _ in keys))
     for key in sorted(keys, key=lambda k: (SHOWN.index(k[0]), places.index(k[1]))):

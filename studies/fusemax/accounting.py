@@ -1,9 +1,9 @@
 """Energy of a result in three accountings.
 
 `own` is the project's (SEMANTICS 5.7 and 5.10). `as-published` is what the FuseMax artifact's files hold: the same
-counts with the artifact's deviations, each in one function below (quirk 3 in `studies.fusemax.overflow`). `corrected` is that with quirks 1 to 3 removed: every
-register file charged, +Cascade's exponentials and register traffic paid, no overflow. Quirk 4 stays in it, and with
-every register file charged it weighs more than in the files.
+counts with the artifact's deviations, each in one function below (quirk 3 in `studies.fusemax.overflow`). `corrected`
+is that with quirks 1 to 3 removed: every register file charged, +Cascade's exponentials and register traffic paid, no
+overflow. Quirk 4 stays in it, and with every register file charged it weighs more than in the files.
 """
 
 from __future__ import annotations

@@ -54,6 +54,18 @@ def test_run_from_files_equals_run_by_names(stepfall_in, tmp_path: Path):
     assert [r["rows"] for r in by_file["results"]] == [r["rows"] for r in by_name["results"]]
 
 
+def test_what_is_not_simulated_yet_is_costed_and_says_so(stepfall_in, tmp_path: Path):
+    on_gpu = ("run", "--cascade", "attention-1pass", "--machine", "h100", "--mapping", "flash-attention", "--size", SIZE)
+    answer = stepfall_in(*on_gpu)
+    assert (answer.code, answer.err) == (0, "")
+    assert "closed form only: " in answer.out
+    assert [r["method"] for r in json.loads(stepfall_in(*on_gpu, "--json").out)["results"]] == ["closed form"]
+    traced = stepfall_in(*on_gpu, "--trace", "trace.json")
+    assert (traced.code, traced.out) == (2, "")
+    assert "not simulated yet" in traced.err
+    assert not (tmp_path / "trace.json").exists()
+
+
 def test_trace_is_written_whole(stepfall_in, tmp_path: Path):
     answer = stepfall_in(*RUN, "--trace", "trace.json")
     assert answer.code == 0, answer.err
@@ -140,7 +152,8 @@ def test_study_prints_its_table_and_says_where_figures_are(study_in):
 def test_study_writes_tables_figures_summary_and_provenance(study_in, tmp_path: Path):
     assert study_in("study", "small", "--out", "made/out").code == 0
     out = tmp_path / "made" / "out"
-    assert sorted(p.name for p in out.iterdir()) == ["line.png", "numbers.csv", "provenance.json", "summary.json"]
+    names = ["line.png", "line.svg", "numbers.csv", "provenance.json", "summary.json"]
+    assert sorted(p.name for p in out.iterdir()) == names
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     with (out / "numbers.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [["name", "value"], ["third", repr(1 / 3)], ["none", ""]]
@@ -148,7 +161,7 @@ def test_study_writes_tables_figures_summary_and_provenance(study_in, tmp_path: 
               "source": "table 1"}  # fmt: skip
     assert json.loads((out / "summary.json").read_text()) == [wanted]
     stamp = json.loads((out / "provenance.json").read_text())
-    assert sorted(stamp["sha256"]) == ["line.png", "numbers.csv", "summary.json"]
+    assert sorted(stamp["sha256"]) == ["line.png", "line.svg", "numbers.csv", "summary.json"]
 
 
 def test_study_writes_the_same_bytes_again(study_in, tmp_path: Path):

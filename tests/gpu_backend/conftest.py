@@ -9,6 +9,7 @@ if find_spec("triton") is None:
         "test_generated_kernels.py",
         "test_compiled_kernels.py",
         "test_interpreter.py",
+        "test_job.py",
         "test_kernel_library.py",
         "test_other_cascades.py",
     ]

@@ -115,7 +115,7 @@ class Naive:
                                  if (self.launched, k) in self.inst.ticks]
                 self.launched += 1
                 self._instants()
-            for instance in sorted(self.waiting):
+            for instance in sorted(self.waiting, key=self._rank):
                 if self._ready(instance) and self._can_start(instance):
                     self._start(instance)
             ends = sorted(i for i, end in self.running.items() if end == self.now)
@@ -123,6 +123,9 @@ class Naive:
                 return
             for instance in ends:
                 self._end(instance)
+
+    def _rank(self, instance: tuple[int, int]) -> tuple[int, int]:
+        return instance[0] - self.program.tasks[instance[1]].lead, instance[1]
 
     def _done(self, tile: int) -> bool:
         return all(not n for n in self.left[: tile + 1])

@@ -21,6 +21,16 @@ def test_oldest_tile_first_then_program_order():
     assert served(program(tasks)) == [("early", 0, 0), ("late", 0, 2), ("early", 1, 5), ("late", 1, 7)]
 
 
+def test_a_prefetch_is_as_urgent_as_the_tiles_before_its_own():
+    """At tick 4 the port could bring the third tile or put the first away. Oldest first starves the third."""
+    for lead, third, end in ((0, 12, 19), (2, 4, 18)):
+        tasks = (Task("bring", "port", 2, lead=lead), Task("work", "unit", 1, (Dep("bring"),)),
+                 Task("put", "port", 4, (Dep("work"),)))  # fmt: skip
+        p = program(tasks, (Resource("port"), Resource("unit")), n=3, window=3)
+        assert ("bring", 2, third) in served(p)
+        assert run_full(p).makespan == end
+
+
 def test_grants_come_after_all_ends_of_a_tick():
     """At tick 4 both feeders end; `b` of tile 0 must win over `a` of tile 1 whichever end is seen first."""
     tasks = (Task("fb", "x", 4, when=(When("i", 0),)), Task("fa", "y", 4, when=(When("i", 1),)),
