@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Num, rank_variables, walk
+from einsum.cascade import Apply, Cascade, Einsum, Expr, Num, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem, suggest
 
@@ -36,15 +36,18 @@ def passes(cascade: Cascade, rank: str) -> Passes:
     if rank not in cascade.ranks:
         raise InputError(Problem("unknown rank", path=cascade.name, got=rank, hint=suggest(rank, cascade.ranks)))
     fiber = _fiber(cascade, rank)
-    computed = [e for e in cascade.einsums if not is_view(e)]
+    sources = _sources(cascade)
+    computed = [e for e in cascade.einsums if e.name not in sources]
     levels, kept = _levels(computed, rank)
+    views = {e.name for e in computed if is_view(e)}
+    walking = [e for e in computed if set(fiber) <= set(e.ranks) and e.name not in views]
     inputs: dict[str, set[int]] = {}
-    for tensor in (t for t in cascade.tensor if t not in {e.name for e in computed}):
+    for tensor, source in sources.items():
         derived = _derived(computed, tensor, rank)
-        seen = {levels[e.name] for e in computed if set(fiber) <= set(e.ranks) and _reads(e, derived, rank)}
-        if seen:
-            inputs.setdefault(_source(cascade, tensor), set()).update(seen)
+        if seen := {levels[e.name] for e in walking if _reads(e, derived, rank)}:
+            inputs.setdefault(source, set()).update(seen)
     live = {t: tuple(r for r in fiber if r in cascade.tensor[t].ranks) for t, at in kept.items() if len(at) > 1}
+    levels = {name: level for name, level in levels.items() if name not in views}
     return Passes(rank, fiber, levels, {name: len(seen) for name, seen in inputs.items()}, live)
 
 
@@ -112,9 +115,10 @@ def _reads(einsum: Einsum, tensors: set[str], rank: str) -> bool:
     return any(access.tensor in tensors and rank in rank_variables(access) for access in einsum.reads)
 
 
-def _source(cascade: Cascade, tensor: str) -> str:
-    """The input that a view renames, or the tensor itself."""
-    while tensor in cascade:
-        read: Access = cascade[tensor].reads[0]
-        tensor = read.tensor
-    return tensor
+def _sources(cascade: Cascade) -> dict[str, str]:
+    """Inputs and the views of them -> the input that they are."""
+    found = {name: name for name in cascade.inputs}
+    for e in cascade.einsums:
+        if is_view(e) and all(access.tensor in found for access in e.reads):
+            found[e.name] = found[e.reads[0].tensor]
+    return found

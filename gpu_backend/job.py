@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping as Dict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,8 +128,9 @@ def _check_part(point: Point, folder: Path) -> dict[str, object]:
     data, outputs = folder / "data" / f"{point.cascade.name}_{sizes}_{point.dtype}.npz", point.cascade.outputs
     if not data.exists():
         inputs, exact = oracle_case(workload, seed=0)
-        arrays = {name: array.astype(np.float32) for name, array in inputs.items()}
-        np.savez_compressed(data, **arrays, **{name: exact[name] for name in outputs})
+        arrays: dict[str, Any] = {name: array.astype(np.float32) for name, array in inputs.items()}
+        arrays |= {name: exact[name] for name in outputs}
+        np.savez_compressed(data, **arrays)
     kernels = emit(workload, mapping)
     types = {a.dtype for kernel in kernels for a in kernel.arguments}
     tolerance = max(TOLERANCE[t] for t in types if t in TOLERANCE)

@@ -20,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,17 +38,13 @@ class Gpu:
     """A CUDA device through torch."""
 
     def __init__(self) -> None:
-        import torch
-        import triton
-
-        self.torch, self.triton = torch, triton
-        self.flush = torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
-        self._functions: dict[str, object] = {}
+        self.torch, self.triton = import_module("torch"), import_module("triton")
+        self.flush = self.torch.empty(FLUSHED, dtype=self.torch.int8, device="cuda")
+        self._functions: dict[str, Any] = {}
         try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self.nvml, self.handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+            self.nvml = import_module("pynvml")
+            self.nvml.nvmlInit()
+            self.handle = self.nvml.nvmlDeviceGetHandleByIndex(0)
         except Exception:  # without NVML there are no clocks and no energy, and the record says so
             self.nvml = None
 
@@ -142,6 +140,7 @@ class Gpu:
         first = self._read("nvmlDeviceGetTotalEnergyConsumption")
         while (now := self._read("nvmlDeviceGetTotalEnergyConsumption")) == first:
             between()
+        assert now is not None, "asked only where it is supported"
         return now / 1e3, time.perf_counter()
 
     def energy(self, replay, sets: int) -> dict | None:

@@ -142,7 +142,7 @@ def _nvidia(built: CompiledKernel, gpu: Target, folder: Path) -> tuple[int, dict
     assert found, "PTX without a target"
     (folder / "kernel.ptx").write_text(built.asm["ptx"])
     options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={found[1]}"]
-    command = [get_ptxas(gpu.arch).path, *options, "kernel.ptx", "-o", "kernel.o"]
+    command = [get_ptxas(int(gpu.arch)).path, *options, "kernel.ptx", "-o", "kernel.o"]
     report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     used = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)

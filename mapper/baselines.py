@@ -36,7 +36,6 @@ def flat_choice(machine: Machine, sizes: Sizes) -> FlatChoice:
     staging = 4 * columns * (e + f)
     tiles = math.ceil(p / columns)
     rows = columns * largest_divisor(tiles, int(min(tiles, (words - staging) / (columns * m))))
-    rows = min(rows, p)
     return FlatChoice(rows, part=min(1.0, words / (rows * m + staging)))
 
 
@@ -104,7 +103,7 @@ def unfused(cascade: Cascade, machine: Machine, sizes: Sizes) -> Mapping:
     e, m, p = sizes_of(sizes, "E M P")
     columns, words = columns_of(machine), (machine.memory("buffer").capacity_bytes or math.inf) / WORD
     split = 1 if e * (m + p) <= words else math.ceil(e / 8)
-    rows, keys = math.ceil(p / split), math.ceil(m / split)
+    rows, keys = (columns * math.ceil(extent / split / columns) for extent in (p, m))
     deep = 2 if 2 * e * (rows + keys) <= words else 1
 
     def group(name: str, leaves: tuple[Compute, ...], *outer: Loop, after: tuple[str, ...] = ()) -> Group:

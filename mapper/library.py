@@ -47,12 +47,15 @@ def bound(mapping: Mapping, cascade: Cascade, sizes: Sizes) -> Workload:
     fixed = dict(mapping.sizes)
     clash = [s for s in sizes if s in fixed and fixed[s] != sizes[s]]
     if clash:
-        raise InputError(Problem(f"the mapping fixes this size to {fixed[s]}", path=s, got=str(sizes[s])) for s in clash)
+        raise InputError(
+            Problem(f"the mapping fixes this size to {fixed[s]}", path=s, got=str(sizes[s])) for s in clash
+        )
     return bind(cascade, {**sizes, **fixed}, dict(mapping.dtypes))
 
 
-def flash_attention(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64,
-                    stages: int = 2) -> Mapping:
+def flash_attention(
+    cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64, stages: int = 2
+) -> Mapping:
     """FlashAttention-2 on a GPU: a block of queries for each thread block, keys and values staged through `smem`."""
     units = {"BQK": "tensor", "SLNV": "tensor", "SLN": "fma+mufu", "PRM": "fma+mufu", "AV": "mufu"}
     guarded = any(e.guards for e in cascade.einsums)
@@ -65,8 +68,14 @@ def flash_attention(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: i
     state = (Hold("Q", "smem"), Hold("RM", "registers"), Hold("RD", "registers"), Hold("RNV", "registers"))
     grid = Loop(("b", "h", "p"), (1, 1, block_m), over="sm.sm", fill="dynamic", holds=state, body=(keys,))
     types = tuple((t, "fp32") for t in TILE if t not in ("SLN", "AV"))
-    return Mapping("flash-attention", cascade.name, machine.name, (Group("attention", (grid,)),),
-                   sizes=(("M0", block_n),), dtypes=types)
+    return Mapping(
+        "flash-attention",
+        cascade.name,
+        machine.name,
+        (Group("attention", (grid,)),),
+        sizes=(("M0", block_n),),
+        dtypes=types,
+    )
 
 
 _GENERATORS: dict[str, Generator] = {

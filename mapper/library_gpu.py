@@ -218,8 +218,8 @@ def rows(cascade: Cascade, machine: Machine, sizes: Sizes, block: int = 16) -> M
     """
     output = cascade.outputs[0]
     ranks = cascade.tensor[output].ranks
-    lead = ranks[-2] if len(ranks) > 1 else ranks[0]
-    grid = {r: block if r == lead else 1 for r in ranks[: ranks.index(lead) + 1]}
+    *outer, lead = ranks[:-1] or ranks
+    grid = dict.fromkeys(outer, 1) | {lead: block}
     whole = tuple(r for r in cascade.ranks if r not in grid)
     extents = dict(zip(whole, sizes_of(sizes, " ".join(r.upper() for r in whole)), strict=True))
     ragged = {r: power_of_two(n) for r, n in extents.items() if n & (n - 1)}

@@ -150,7 +150,7 @@ Node = Loop | Seq | Pipe | Compute | Move
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A fused group: Einsums that share loops. Runs when the groups in `after` have ended, on `share` of the machine."""
+    """A fused group: Einsums that share loops. Runs once the groups in `after` ended, on `share` of the machine."""
 
     name: str
     body: tuple[Node, ...]

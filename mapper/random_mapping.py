@@ -34,12 +34,21 @@ def _machine(draw: random.Random, columns: int) -> Machine:
     expands = {"exp": {"mac": draw.randint(1, 6)}}
     pe = lambda name: Unit(name, 1e9, ops(), expands=expands, drain_s=draw.choice([0, 4e-9]))
     registers = lambda name, unit: Memory(name, (unit,), access_bytes=2, read_energy_j=1e-12, write_energy_j=2e-12)
-    grid = Array("array_2d", (Axis("col", columns), Axis("row", columns, reduce=True)), (registers("regs_2d", pe("pe_2d")),))
+    square = (Axis("col", columns), Axis("row", columns, reduce=True))
+    grid = Array("array_2d", square, (registers("regs_2d", pe("pe_2d")),))
     line = Array("array_1d", (Axis("lane", columns),), (registers("regs_1d", pe("pe_1d")),))
     buffer = Memory("buffer", (grid, line), access_bytes=8, read_energy_j=3e-12, write_energy_j=4e-12)
     speed = draw.choice([1e9, 4e9, 64e9])
-    root = Memory("dram", (buffer,), read_bytes_per_s=speed, write_bytes_per_s=speed / 2,
-                  shared_port=draw.random() < 0.7, access_bytes=8, read_energy_j=9e-12, write_energy_j=9e-12)
+    root = Memory(
+        "dram",
+        (buffer,),
+        read_bytes_per_s=speed,
+        write_bytes_per_s=speed / 2,
+        shared_port=draw.random() < 0.7,
+        access_bytes=8,
+        read_energy_j=9e-12,
+        write_energy_j=9e-12,
+    )
     return Machine(f"small-{columns}x{columns}", 1e9, root)
 
 
@@ -49,15 +58,26 @@ def _mapping(draw: random.Random, cascade: Cascade, machine: Machine, columns: i
     leaves = tuple(_leaf(name, int(name in behind)) for name in TILE)
     pipe = Pipe(leaves, open=draw.randint(2 if behind else 1, 4), ahead=draw.randint(0, 4), schedule=schedule)
     deep = lambda: draw.randint(1, 3)
-    local = tuple(Hold(t, "regs_2d" if t in ("BQK", "SLN") else "regs_1d", deep=max(2, deep()))
-                  for t in ("BQK", "SLN", "LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV"))
+    local = tuple(
+        Hold(t, "regs_2d" if t in ("BQK", "SLN") else "regs_1d", deep=max(2, deep()))
+        for t in ("BQK", "SLN", "LM", "RM", "SLD", "PRM", "SPD", "SLNV", "SPNV")
+    )
     extent = GUARD if guarded else None
     tile = Loop(("p",), (columns,), holds=local, body=(pipe,))
-    keys = Loop(("m1",), (1,), extent=extent, holds=(Hold("BK", "buffer", deep()), Hold("BV", "buffer", deep())),
-                body=(tile,))
-    queries = Loop(("p",), (columns * draw.randint(1, 4),), body=(keys,), holds=(
-        Hold("Q", "buffer", deep()), Hold("RM", "buffer", deep()), Hold("RD", "buffer", deep()),
-        Hold("RNV", "buffer", deep())))
+    keys = Loop(
+        ("m1",), (1,), extent=extent, holds=(Hold("BK", "buffer", deep()), Hold("BV", "buffer", deep())), body=(tile,)
+    )
+    queries = Loop(
+        ("p",),
+        (columns * draw.randint(1, 4),),
+        body=(keys,),
+        holds=(
+            Hold("Q", "buffer", deep()),
+            Hold("RM", "buffer", deep()),
+            Hold("RD", "buffer", deep()),
+            Hold("RNV", "buffer", deep()),
+        ),
+    )
     outer = [Loop(("b",), (1,)), Loop(("h",), (1,))]
     draw.shuffle(outer)
     body = replace(outer[0], body=(replace(outer[1], body=(queries,)),))
@@ -80,8 +100,18 @@ def _schedule(draw: random.Random) -> Schedule:
     if kind == "greedy":
         return Greedy()
     if kind == "order":
-        return Order((("pe_2d", ("SLN", "SLD", "SLNV", "BQK", "LM")),
-                      ("pe_1d", tuple(name for name in TILE if name not in ON_2D))))
+        return Order(
+            (
+                ("pe_2d", ("SLN", "SLD", "SLNV", "BQK", "LM")),
+                ("pe_1d", tuple(name for name in TILE if name not in ON_2D)),
+            )
+        )
     drain = draw.choice(["pe_2d", None])
-    return Phases((Phase(("BQK", "LM", "RD", "AV"), drain), Phase(("RM",)), Phase(("SLN", "SLD", "PRM", "SPD")),
-                   Phase(("SLNV", "SPNV", "RNV"))))
+    return Phases(
+        (
+            Phase(("BQK", "LM", "RD", "AV"), drain),
+            Phase(("RM",)),
+            Phase(("SLN", "SLD", "PRM", "SPD")),
+            Phase(("SLNV", "SPNV", "RNV")),
+        )
+    )

@@ -107,7 +107,8 @@ class Result:
         """JSON-ready: rows carry their unit."""
         rows = [{k: v for k, v in asdict(r).items() if v not in ("", None)} | {"unit": r.unit} for r in self.rows]
         stamp = asdict(self.provenance) if self.provenance else None
-        return {"method": self.method, "config": self.config, "rows": rows, "notes": list(self.notes), "provenance": stamp}
+        head = {"method": self.method, "config": self.config}
+        return {**head, "rows": rows, "notes": list(self.notes), "provenance": stamp}
 
 
 def provenance(*inputs: object) -> Provenance:

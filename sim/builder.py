@@ -95,8 +95,16 @@ class Builder:
         found = self.tasks[task]
         self.tasks[task] = replace(found, deps=tuple(dict.fromkeys((*found.deps, *deps))))
 
-    def task(self, name: str, resource: str | None, busy: str, kinds: Variants, unit_s: float,
-             amounts: Sequence[tuple[str, Variants]], **fields) -> Task:
+    def task(
+        self,
+        name: str,
+        resource: str | None,
+        busy: str,
+        kinds: Variants,
+        unit_s: float,
+        amounts: Sequence[tuple[str, Variants]],
+        **fields,
+    ) -> Task:
         """A task of `kinds` times `unit_s` seconds, with its ticks under the counter `busy` if it has a resource.
 
         The amounts' kinds must stand under the same conditions as the duration's. Amounts of one name add up.
@@ -123,8 +131,9 @@ class Builder:
                 found.append((port, f"{place}|{detail}", copies / bandwidth))
         return found
 
-    def move(self, transfer: Transfer, deps: Sequence[Dep], name: str, acquires: tuple[str, ...] = (),
-             stage: int = 0) -> list[str]:
+    def move(
+        self, transfer: Transfer, deps: Sequence[Dep], name: str, acquires: tuple[str, ...] = (), stage: int = 0
+    ) -> list[str]:
         """Add the tasks of a transfer: its bytes on each limited port at once, then the source's latency. A fill is due
         when its tile may be launched, what a leaf moves when its stage comes. Returns the tasks that end it."""
         lead = self.window - self.open if transfer.kind == "fill" else -stage
@@ -133,10 +142,22 @@ class Builder:
         for i, (port, place, per_byte) in enumerate(self.limits(transfer) or [(None, "|", 0.0)]):
             if port:
                 self.ports[port] = None
-            ends.append(self.add(self.task(
-                f"{name} at {port}" if i else name, port, f"{label}|{place}", transfer.nbytes, per_byte,
-                () if i else bytes_moved(transfer), deps=tuple(deps), when=when, acquires=() if i else acquires,
-                lead=lead)))
+            ends.append(
+                self.add(
+                    self.task(
+                        f"{name} at {port}" if i else name,
+                        port,
+                        f"{label}|{place}",
+                        transfer.nbytes,
+                        per_byte,
+                        () if i else bytes_moved(transfer),
+                        deps=tuple(deps),
+                        when=when,
+                        acquires=() if i else acquires,
+                        lead=lead,
+                    )
+                )
+            )
         latency = sum(m.latency_s for m in self.machine.memories if m.name == transfer.source)
         if latency:
             ends = [self.add(Task(f"{name} latency", None, self.ticks(latency), tuple(map(Dep, ends)), when))]

@@ -91,8 +91,10 @@ def _orders(program: Program) -> Iterator[Problem]:
 
 def _slots(program: Program) -> Iterator[Problem]:
     for slot in program.slots:
-        for verb, users in (("takes", [t for t in program.tasks if slot.name in t.acquires]),
-                            ("gives back", [t for t in program.tasks if slot.name in t.releases])):
+        for verb, users in (
+            ("takes", [t for t in program.tasks if slot.name in t.acquires]),
+            ("gives back", [t for t in program.tasks if slot.name in t.releases]),
+        ):
             if not users:
                 yield Problem(f"no task {verb} this slot", path=f"slots.{slot.name}")
 

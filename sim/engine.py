@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Callable
 
 import simpy
+from simpy.events import EventPriority
 
 from sim.nest import Cursor, Shapes
 from sim.outcome import Cause, Deadlock, Overflow, Run, Span
@@ -17,7 +18,7 @@ from sim.program import Dep, Program
 from sim.stall import cause, explain
 from sim.tile import ABSENT, DONE, READY, RUNNING, Tile
 
-GRANT = 2  # SimPy priority after URGENT 0 and NORMAL 1: grants follow every end of the same tick
+GRANT = EventPriority(2)  # SimPy priority after URGENT 0 and NORMAL 1: grants follow every end of the same tick
 
 
 class _Grant(simpy.Event):
@@ -73,13 +74,18 @@ class Engine:
         program = self.program
         return Run(
             program,
-            self.env.now + self.offset,
+            self.now + self.offset,
             self.launched + self.skipped,
             self.launched,
             {t.name: tuple(n) for t, n in zip(program.tasks, self.counts, strict=True)},
             {r.name: s for r, s in zip(program.resources, self.stalls, strict=True)},
             tuple(self.spans),
         )
+
+    @property
+    def now(self) -> int:
+        """The clock in ticks, without those skipped; SimPy's type admits floats, all our times are whole."""
+        return int(self.env.now)
 
     def _request_grant(self) -> None:
         if not self._grant_due:
@@ -169,7 +175,7 @@ class Engine:
         """Count one run of a task, from now on; trace it if its tile is among the first."""
         self.counts[k][tile.shape.variant[k]] += 1
         if tile.number < self._trace_tiles:
-            task, start = self.program.tasks[k], self.env.now + self.offset
+            task, start = self.program.tasks[k], self.now + self.offset
             self.spans.append(Span(task.resource, task.name, tile.index, start, start + ticks))
 
     def _best(self) -> tuple[int, int] | None:
@@ -223,7 +229,7 @@ class Engine:
         tile.state[k], tile.cached = RUNNING, None
         self.ready_count[k] -= 1
         ticks = tile.shape.ticks[k]
-        entry = number, k, self.env.now + ticks
+        entry = number, k, self.now + ticks
         if r < 0:
             self.latent.append(entry)
         else:
@@ -242,7 +248,7 @@ class Engine:
 
     def _account(self) -> None:
         """Charge the time since the last event to the causes for which idle resources waited."""
-        elapsed, self._accounted = self.env.now - self._accounted, self.env.now
+        elapsed, self._accounted = self.now - self._accounted, self.now
         if not elapsed:
             return
         for r, busy in enumerate(self.running):

@@ -37,13 +37,17 @@ class Recurrence:
     def __init__(self, program: Program, whole: int = 0) -> None:
         self._whole = whole
         self._seen: list[dict[Hashable, Seen]] = [{} for _ in program.loops]
-        inner = [{n for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop) for n in loops_of(b)}
-                 for d in range(len(program.loops))]
+        inner = [
+            {n for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop) for n in loops_of(b)}
+            for d in range(len(program.loops))
+        ]
         self._skippable = [loop.name not in names for loop, names in zip(program.loops, inner, strict=True)]
         named = [w for t in program.tasks for w in (*t.when, *(w for v in t.variants for w in v.when))]
         # an iteration that a condition names is unlike its neighbours: states count only after the last such index
-        self._plain_from = [max((w.at + 1 for w in named if w.loop == loop.name and isinstance(w.at, int)), default=0)
-                            for loop in program.loops]
+        self._plain_from = [
+            max((w.at + 1 for w in named if w.loop == loop.name and isinstance(w.at, int)), default=0)
+            for loop in program.loops
+        ]
 
     def __call__(self, engine: Engine) -> None:
         cursor = engine.cursor
@@ -86,7 +90,7 @@ def state(engine: Engine) -> Hashable:
     Indices follow from numbers, since the nest inside the loop is the same in each of its iterations, and where
     static orders stand follows from the tasks' states. Of a slot with plenty left it does not say how many.
     """
-    now, number = engine.env.now, engine.launched
+    now, number = engine.now, engine.launched
     tiles = []
     for tile in engine.open.values():
         if tile.cached is None:
@@ -101,7 +105,7 @@ def state(engine: Engine) -> Hashable:
 def _now(engine: Engine, index: int) -> Seen:
     return Seen(
         index,
-        engine.env.now + engine.offset,
+        engine.now + engine.offset,
         engine.launched + engine.skipped,
         [list(n) for n in engine.counts],
         [dict(s) for s in engine.stalls],
@@ -128,7 +132,7 @@ def _times_until_scarce(engine: Engine, then: Seen) -> int:
 def _skip(engine: Engine, d: int, then: Seen, times: int) -> None:
     """Advance loop d by `times` periods, and the clock and every count with it."""
     distance = times * (engine.cursor.at[d] - then.index)
-    engine.offset += times * (engine.env.now + engine.offset - then.clock)
+    engine.offset += times * (engine.now + engine.offset - then.clock)
     engine.skipped += times * (engine.launched + engine.skipped - then.tiles)
     for counts, before in zip(engine.counts, then.counts, strict=True):
         counts[:] = [n + times * (n - b) for n, b in zip(counts, before, strict=True)]

@@ -46,8 +46,9 @@ def _program(name: str, group: GroupWork, machine: Machine) -> Program:
     _schedule(b)
     loops = tuple(Loop(x.name, b.bound(x.stop, "min"), b.bound(x.start, "max")) for x in b.nest.loops)
     resources = (*_units(b), *map(Resource, b.ports))
-    made = Program(f"{name}/{group.group.name}", loops, tuple(b.tasks.values()), resources, b.window, b.rate,
-                   tuple(b.slots))
+    made = Program(
+        f"{name}/{group.group.name}", loops, tuple(b.tasks.values()), resources, b.window, b.rate, tuple(b.slots)
+    )
     check(made)
     return made
 
@@ -65,11 +66,22 @@ def _compute(b: Builder, work: Work) -> None:
             of_it = [made[a] for a in made if storage(b.cascade, a.tensor) == transfer.tensor]
             after = [dep for producers in of_it or made.values() for dep in producers]
             deps += map(Dep, b.move(transfer, after, label, stage=work.leaf.node.stage))
-    amounts = [(f"operations|{work.name}||{work.unit.name}|{c}", times(work.points, n))
-               for c, n in work.classes.items()]
+    amounts = [
+        (f"operations|{work.name}||{work.unit.name}|{c}", times(work.points, n)) for c, n in work.classes.items()
+    ]
     amounts += [amount for t in mine if not apart(t) for amount in bytes_moved(t)]
-    b.add(b.task(name, work.unit.name, f"busy|{work.name}||{work.unit.name}|", work.cycles, 1 / work.unit.clock_hz,
-                 amounts, deps=tuple(deps), when=b.when(work.when)))
+    b.add(
+        b.task(
+            name,
+            work.unit.name,
+            f"busy|{work.name}||{work.unit.name}|",
+            work.cycles,
+            1 / work.unit.clock_hz,
+            amounts,
+            deps=tuple(deps),
+            when=b.when(work.when),
+        )
+    )
     for label, transfer in limited:
         if transfer.kind == "write":
             ends = b.move(transfer, tuple(map(Dep, b.of(work.name))), label, stage=work.leaf.node.stage)
@@ -135,6 +147,10 @@ def _units(b: Builder) -> Iterator[Resource]:
     schedule = getattr(b.parent, "schedule", None)
     orders = dict(schedule.units) if isinstance(schedule, Order) else {}
     for unit in dict.fromkeys(w.unit.name for w in b.group.works):
-        order = [(b.name(w), w.leaf.node.stage) for leaf in orders.get(unit, ())
-                 for w in b.group.works if w.name == leaf and w.unit.name == unit]
+        order = [
+            (b.name(w), w.leaf.node.stage)
+            for leaf in orders.get(unit, ())
+            for w in b.group.works
+            if w.name == leaf and w.unit.name == unit
+        ]
         yield Resource(unit, tuple(order) or None)

@@ -18,8 +18,14 @@ from sim.outcome import Run
 from sim.trace import write_trace
 
 
-def simulate(mapping: Mapping, workload: Workload, machine: Machine, fold: bool = True, trace: str | Path | None = None,
-             trace_tiles: int = 256) -> Result:
+def simulate(
+    mapping: Mapping,
+    workload: Workload,
+    machine: Machine,
+    fold: bool = True,
+    trace: str | Path | None = None,
+    trace_tiles: int = 256,
+) -> Result:
     """The simulated `Result` of a checked mapping; its groups run one after another.
 
     With `trace` the first `trace_tiles` tiles of each group are written there for ui.perfetto.dev. Raises InputError

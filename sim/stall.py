@@ -36,7 +36,7 @@ def explain(engine: Engine) -> str:
                 why = f"{kind} {name}" if name else f"its turn on {tasks[k].resource}"
                 lines.append(f"{tasks[k].name} of tile {tile.index} waits for {why}")
     more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
-    now = engine.env.now + engine.offset
+    now = engine.now + engine.offset
     return f"{engine.program.name}: deadlock at tick {now}: " + "; ".join(lines[:6]) + more
 
 

@@ -26,8 +26,10 @@ def trace_events(run: Run, process: int = 1) -> list[dict[str, object]]:
             tile = dict(zip(loops, span.tile, strict=True))
             events.append({"name": span.task, "pid": process, "tid": tracks[span.resource], "args": tile, **slice_})
     for slot in program.slots:
-        events += [{"name": f"slots: {slot.name}", "ph": "C", "pid": process, "ts": tick * scale, "args": {"taken": n}}
-                   for tick, n in _taken(program, run.spans, slot.name)]
+        events += [
+            {"name": f"slots: {slot.name}", "ph": "C", "pid": process, "ts": tick * scale, "args": {"taken": n}}
+            for tick, n in _taken(program, run.spans, slot.name)
+        ]
     return events
 
 

@@ -55,7 +55,8 @@ def test_run_from_files_equals_run_by_names(stepfall_in, tmp_path: Path):
 
 
 def test_what_is_not_simulated_yet_is_costed_and_says_so(stepfall_in, tmp_path: Path):
-    on_gpu = ("run", "--cascade", "attention-1pass", "--machine", "h100", "--mapping", "flash-attention", "--size", SIZE)
+    places = ("--machine", "h100", "--mapping", "flash-attention")
+    on_gpu = ("run", "--cascade", "attention-1pass", *places, "--size", SIZE)
     answer = stepfall_in(*on_gpu)
     assert (answer.code, answer.err) == (0, "")
     assert "closed form only: " in answer.out

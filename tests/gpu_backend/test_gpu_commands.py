@@ -32,7 +32,7 @@ def test_emit_says_why_there_is_no_kernel(capsys):
         assert main(["gpu", "emit", "--cascade", "rms-norm", "--mapping", mapping, "--size", "T=64,D=64"]) == 2
         assert f"{mapping} maps" in capsys.readouterr().err
     assert main(["gpu", "emit", "--cascade", "rms-norm", "--mapping", "gpu-rows", "--size", "T=64"]) == 2
-    assert "missing size D" in capsys.readouterr().err
+    assert "D: missing size" in capsys.readouterr().err
     assert main([*EMIT[:-1], SMALL.replace("E=32", "E=8")]) == 2
     assert "at least 16 coordinates (got e: 8)" in capsys.readouterr().err
 

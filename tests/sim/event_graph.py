@@ -111,8 +111,9 @@ class Naive:
             self._instants()
             window = self.program.window
             while self.launched < len(self.left) and (self.launched < window or self._done(self.launched - window)):
-                self.waiting += [(self.launched, k) for k in range(len(self.inst.names))
-                                 if (self.launched, k) in self.inst.ticks]
+                self.waiting += [
+                    (self.launched, k) for k in range(len(self.inst.names)) if (self.launched, k) in self.inst.ticks
+                ]
                 self.launched += 1
                 self._instants()
             for instance in sorted(self.waiting, key=self._rank):

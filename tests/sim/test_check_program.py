@@ -18,8 +18,14 @@ GOOD = Program(
     (Loop("i", 3), Loop("j", Extreme("min", (4, Affine(1, (("i", 2),), 1))), Affine(0, (("i", 1),), 2))),
     (
         Task("load", "port", 4, acquires=("buffer",)),
-        Task("work", "unit", 7, (Dep("load"), Dep("work", carried=(("i", 1), ("j", -1)))), (When("j", "not first"),),
-             (Variant((When("i", "last"), When("j", 2)), 3),)),
+        Task(
+            "work",
+            "unit",
+            7,
+            (Dep("load"), Dep("work", carried=(("i", 1), ("j", -1)))),
+            (When("j", "not first"),),
+            (Variant((When("i", "last"), When("j", 2)), 3),),
+        ),
         Task("done", None, 0, (Dep("work"), Dep("done", launched=2)), releases=("buffer",)),
     ),
     (Resource("port"), Resource("unit", (("work", 1),))),
@@ -43,7 +49,9 @@ def test_random_programs_and_fusemax_are_well_formed():
 
 
 def test_show_prints_every_part():
-    assert show(GOOD) == """\
+    assert (
+        show(GOOD)
+        == """\
 program good: window 3, 1e+09 ticks per second
 for i in [0, 3)
   for j in [(i + 0) // 2, min(4, 2*i + 1))
@@ -53,6 +61,7 @@ for i in [0, 3)
 resource port: oldest tile first
 resource unit: order work[-1]
 slot buffer: 2"""
+    )
 
 
 def _replaced(program: Program, k: int, **fields) -> Program:
@@ -60,22 +69,31 @@ def _replaced(program: Program, k: int, **fields) -> Program:
     return replace(program, tasks=tuple(tasks))
 
 
-@pytest.mark.parametrize(("program", "message"), [
-    (_replaced(GOOD, 1, name="load"), "defined twice (got load)"),
-    (_replaced(GOOD, 0, resource="prot"), "tasks.load: unknown resource (got prot); did you mean port?"),
-    (_replaced(GOOD, 0, deps=(Dep("wrk"),)), "tasks.load: unknown task (got wrk); did you mean work?"),
-    (_replaced(GOOD, 0, when=(When("k", "last"),)), "tasks.load: unknown loop (got k)"),
-    (_replaced(GOOD, 0, when=(When("i", "frist"),)), "unknown condition (got frist); did you mean first?"),
-    (_replaced(GOOD, 0, acquires=("buffr",)), "unknown slot (got buffr); did you mean buffer?"),
-    (_replaced(GOOD, 0, ticks=-1), "a duration must not be negative (got -1)"),
-    (_replaced(GOOD, 0, deps=(Dep("work", carried=(("i", -1),)),)), "must point to an earlier tile"),
-    (replace(GOOD, window=0), "window: the window must hold at least one tile (got 0)"),
-    (replace(GOOD, slots=(Slot("buffer", 0),)), "a slot needs a count of at least one (got 0)"),
-    (replace(GOOD, loops=(Loop("i", 3), Loop("j", Table("i", (1, 2))))), "too short (got 2 values for 3 iterations)"),
-    (replace(GOOD, loops=(Loop("i", Affine(0, (("j", 1),))), Loop("j", 3))), "outer loops only (got j)"),
-    (replace(GOOD, resources=(Resource("port"), Resource("unit", (("load", 0),)))), "name each task of its resource"),
-    (_replaced(GOOD, 2, releases=()), "slots.buffer: no task gives back this slot"),
-])
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (_replaced(GOOD, 1, name="load"), "defined twice (got load)"),
+        (_replaced(GOOD, 0, resource="prot"), "tasks.load: unknown resource (got prot); did you mean port?"),
+        (_replaced(GOOD, 0, deps=(Dep("wrk"),)), "tasks.load: unknown task (got wrk); did you mean work?"),
+        (_replaced(GOOD, 0, when=(When("k", "last"),)), "tasks.load: unknown loop (got k)"),
+        (_replaced(GOOD, 0, when=(When("i", "frist"),)), "unknown condition (got frist); did you mean first?"),
+        (_replaced(GOOD, 0, acquires=("buffr",)), "unknown slot (got buffr); did you mean buffer?"),
+        (_replaced(GOOD, 0, ticks=-1), "a duration must not be negative (got -1)"),
+        (_replaced(GOOD, 0, deps=(Dep("work", carried=(("i", -1),)),)), "must point to an earlier tile"),
+        (replace(GOOD, window=0), "window: the window must hold at least one tile (got 0)"),
+        (replace(GOOD, slots=(Slot("buffer", 0),)), "a slot needs a count of at least one (got 0)"),
+        (
+            replace(GOOD, loops=(Loop("i", 3), Loop("j", Table("i", (1, 2))))),
+            "too short (got 2 values for 3 iterations)",
+        ),
+        (replace(GOOD, loops=(Loop("i", Affine(0, (("j", 1),))), Loop("j", 3))), "outer loops only (got j)"),
+        (
+            replace(GOOD, resources=(Resource("port"), Resource("unit", (("load", 0),)))),
+            "name each task of its resource",
+        ),
+        (_replaced(GOOD, 2, releases=()), "slots.buffer: no task gives back this slot"),
+    ],
+)
 def test_what_is_wrong_is_named(program, message):
     assert message in problems(program)
 

@@ -46,8 +46,13 @@ def _dependency_edges(inst: Instances, task: str, dep) -> list[tuple]:
     """The edges of the event graph that only this dependency asks for."""
     bare = Instances(without(inst.program, task, dep))
     k = inst.names.index(task)
-    return [(("end", *a), ("start", n, k)) for n, j in inst.ticks if j == k
-            for a in inst.after[n, k] if a not in bare.after[n, k]]
+    return [
+        (("end", *a), ("start", n, k))
+        for n, j in inst.ticks
+        if j == k
+        for a in inst.after[n, k]
+        if a not in bare.after[n, k]
+    ]
 
 
 def _is_critical(inst: Instances, graph: nx.DiGraph, task: str, dep) -> bool:

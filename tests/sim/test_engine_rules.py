@@ -33,8 +33,12 @@ def test_a_prefetch_is_as_urgent_as_the_tiles_before_its_own():
 
 def test_grants_come_after_all_ends_of_a_tick():
     """At tick 4 both feeders end; `b` of tile 0 must win over `a` of tile 1 whichever end is seen first."""
-    tasks = (Task("fb", "x", 4, when=(When("i", 0),)), Task("fa", "y", 4, when=(When("i", 1),)),
-             Task("a", "r", 1, (Dep("fa"),), (When("i", 1),)), Task("b", "r", 1, (Dep("fb"),), (When("i", 0),)))
+    tasks = (
+        Task("fb", "x", 4, when=(When("i", 0),)),
+        Task("fa", "y", 4, when=(When("i", 1),)),
+        Task("a", "r", 1, (Dep("fa"),), (When("i", 1),)),
+        Task("b", "r", 1, (Dep("fb"),), (When("i", 0),)),
+    )
     swapped = (tasks[1], tasks[0], *tasks[2:])
     for order in (tasks, swapped):
         p = program(order, (Resource("x"), Resource("y"), Resource("r")))
@@ -44,8 +48,12 @@ def test_grants_come_after_all_ends_of_a_tick():
 def test_what_takes_no_time_or_resource_ends_at_once():
     """`b` of tile 0 becomes ready through two zero latencies in the very tick in which the unit falls free; `a` of
     tile 1 was ready before, and still comes second."""
-    tasks = (Task("a", "r", 4), Task("z1", None, 0, (Dep("a"),)), Task("z2", None, 0, (Dep("z1"),)),
-             Task("b", "r", 2, (Dep("z2"),)))
+    tasks = (
+        Task("a", "r", 4),
+        Task("z1", None, 0, (Dep("a"),)),
+        Task("z2", None, 0, (Dep("z1"),)),
+        Task("b", "r", 2, (Dep("z2"),)),
+    )
     assert served(program(tasks)) == [("a", 0, 0), ("b", 0, 4), ("a", 1, 6), ("b", 1, 10)]
 
 
@@ -81,9 +89,12 @@ def test_first_variant_that_fits_sets_duration_and_counters():
 def test_dependencies_within_launched_and_carried():
     loops = (Loop("i", 2), Loop("j", 2))
     slow = Task("slow", "x", 10, when=(When("j", 0), When("i", 0)))
-    for dep, start in ((Dep("slow"), [10, 0, 0, 0]), (Dep("slow", launched=3), [0, 0, 0, 10]),
-                       (Dep("slow", carried=(("i", 1),)), [0, 0, 10, 0]),
-                       (Dep("slow", carried=(("i", 1), ("j", 1))), [0, 0, 0, 10])):
+    for dep, start in (
+        (Dep("slow"), [10, 0, 0, 0]),
+        (Dep("slow", launched=3), [0, 0, 0, 10]),
+        (Dep("slow", carried=(("i", 1),)), [0, 0, 10, 0]),
+        (Dep("slow", carried=(("i", 1), ("j", 1))), [0, 0, 0, 10]),
+    ):
         tasks = (slow, Task("use", None, 1, (dep,)))
         spans = run_full(program(tasks, (Resource("x"),), window=4, loops=loops), trace_tiles=4).spans
         assert [s.start for s in sorted(spans, key=lambda s: s.tile) if s.task == "use"] == start, dep

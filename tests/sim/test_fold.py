@@ -71,8 +71,15 @@ def test_drifting_buffers_fold_until_they_run_out():
     read = Task("read", "unit", 5, (Dep("fill"), Dep("read", carried=(("m", 1),))))
     free = Task("free", None, 0, (Dep("read"),), (When("m", "last"),), releases=("buffer",))
     for buffers in (400, 401, 450, 800):
-        program = Program("drift", (Loop("i", 5), Loop("m", 3), Loop("p", 400)), (fill, read, free),
-                          (Resource("port"), Resource("unit")), 3, 1.0, (Slot("buffer", buffers),))
+        program = Program(
+            "drift",
+            (Loop("i", 5), Loop("m", 3), Loop("p", 400)),
+            (fill, read, free),
+            (Resource("port"), Resource("unit")),
+            3,
+            1.0,
+            (Slot("buffer", buffers),),
+        )
         folded = fold.run(program)
         assert same(folded, fold.run_full(program))
         assert folded.simulated < folded.tiles / 4
@@ -98,8 +105,15 @@ def test_a_buffer_that_runs_out_within_a_period_does_so_at_the_same_tick():
     take = Task("take", "port", 2, when=(When("s", 0),), acquires=("buffer",))
     give = Task("give", "unit", 3, when=(When("s", 1), When("k", "not first")), releases=("buffer",))
     for buffers in range(120, 124):
-        program = Program("dip", (Loop("j", 200), Loop("s", 2), Loop("k", 50)), (take, give),
-                          (Resource("port"), Resource("unit")), 3, 1.0, (Slot("buffer", buffers),))
+        program = Program(
+            "dip",
+            (Loop("j", 200), Loop("s", 2), Loop("k", 50)),
+            (take, give),
+            (Resource("port"), Resource("unit")),
+            3,
+            1.0,
+            (Slot("buffer", buffers),),
+        )
         assert stands_still(program, fold.run) == stands_still(program, fold.run_full)
 
 

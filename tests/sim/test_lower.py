@@ -106,8 +106,9 @@ def machine(read_bytes_per_s: float = 4e9, latency_s: float = 0.0) -> Machine:
     """One lane at 1 GHz behind a buffer; a 4-byte word arrives each cycle. Writes cost nothing."""
     unit = Unit("lane", 1e9, {"mul": OpCost(3, 1e-12), "mac": OpCost(3, 1e-12)})
     array = Array("line", (Axis("x", 1),), (Memory("regs", (unit,)),))
-    dram = Memory("dram", (Memory("buffer", (array,)),), read_bytes_per_s=read_bytes_per_s, shared_port=False,
-                  latency_s=latency_s)
+    dram = Memory(
+        "dram", (Memory("buffer", (array,)),), read_bytes_per_s=read_bytes_per_s, shared_port=False, latency_s=latency_s
+    )
     return Machine("one-lane", 1e9, dram)
 
 
@@ -167,8 +168,10 @@ Y[e] = S[I,e] * S[I,e]
 
 def walked(n: int = 12, e: int = 5):
     """T and S run on two units, and each T needs the S before."""
-    leaves = [Compute(name, unit, loops=(Loop(("e",), (1,)),), at=at) for name, unit, at in
-              (("T", "lane", ()), ("S", "adder", ()), ("Y", "lane", (("i", "last"),)))]
+    leaves = [
+        Compute(name, unit, loops=(Loop(("e",), (1,)),), at=at)
+        for name, unit, at in (("T", "lane", ()), ("S", "adder", ()), ("Y", "lane", (("i", "last"),)))
+    ]
     holds = (Hold("X", "buffer", deep=8), Hold("T", "regs", deep=4))
     loop = Loop(("i",), (1,), holds=holds, body=(Pipe(tuple(leaves), open=4, ahead=2),))
     whole = Loop(("e",), (e,), body=(loop,), holds=(Hold("S", "regs"),))
@@ -209,7 +212,9 @@ def test_fusemax_is_lowered_to_the_dependencies_of_its_cascade():
 
 def test_the_lowered_program_in_full():
     (program,) = lower(*scaled(2, open=1, ahead=3), machine())
-    assert show(program) == """\
+    assert (
+        show(program)
+        == """\
 program scale/all: window 4, 1.04858e+15 ticks per second
 for i in [0, 1)
   for i' in [0, 10)
@@ -229,6 +234,7 @@ resource dram read: oldest tile first
 slot W in buffer: 1
 slot X in buffer: 2
 slot open tiles: 1"""
+    )
 
 
 def _split(node, rank: str, tile: int):

@@ -4,6 +4,9 @@ import csv
 import json
 import xml.etree.ElementTree as ET
 
+import pytest
+
+from einsum.problems import InputError
 from studies import study as studies
 from studies.fusemax import study as fusemax
 from studies.fusemax.designs import DESIGNS, LENGTHS, MODELS
@@ -68,3 +71,12 @@ def test_whole_study(tmp_path):
     passes = {r[1]: int(r[0]) for r in rows(out / "table-1.csv")[1:]}
     assert passes == {"attention-3pass": 3, "attention-2pass": 2, "attention-1pass": 1}
     assert answer.notes == fusemax.NOTES
+
+
+def test_unknown_accounting_is_reported_before_anything_is_solved():
+    told = []
+    with pytest.raises(InputError, match=r"unknown accounting \(got corected\); did you mean corrected\?"):
+        studies.run("fusemax", told.append, accounting="corected")
+    with pytest.raises(InputError, match=r"accountin: study fusemax has no such option; did you mean accounting\?"):
+        studies.run("fusemax", told.append, accountin="own")
+    assert told == []
