@@ -22,7 +22,7 @@ class Passes:
     rank: str
     fiber: tuple[str, ...]
     levels: Mapping[str, int]  # Einsum -> pass in which it runs; 0: before any
-    inputs: Mapping[str, int]  # input tensor that the fiber indexes -> passes over it
+    inputs: Mapping[str, int]  # tensor in which the fiber begins, mostly an input -> passes over it
     live: Mapping[str, tuple[str, ...]]  # tensor used in several passes -> ranks of the fiber along which it is kept
 
     @property
@@ -36,7 +36,7 @@ def passes(cascade: Cascade, rank: str) -> Passes:
     if rank not in cascade.ranks:
         raise InputError(Problem("unknown rank", path=cascade.name, got=rank, hint=suggest(rank, cascade.ranks)))
     fiber = _fiber(cascade, rank)
-    sources = _sources(cascade)
+    sources = _sources(cascade, rank)
     computed = [e for e in cascade.einsums if e.name not in sources]
     levels, kept = _levels(computed, rank)
     views = {e.name for e in computed if is_view(e)}
@@ -115,10 +115,16 @@ def _reads(einsum: Einsum, tensors: set[str], rank: str) -> bool:
     return any(access.tensor in tensors and rank in rank_variables(access) for access in einsum.reads)
 
 
-def _sources(cascade: Cascade) -> dict[str, str]:
-    """Inputs and the views of them -> the input that they are."""
+def _sources(cascade: Cascade, rank: str) -> dict[str, str]:
+    """Where the fiber begins: inputs and the views of them, and views that cut the rank out of another one.
+
+    Each with the tensor that it is: an input, or the computed one that is cut.
+    """
     found = {name: name for name in cascade.inputs}
-    for e in cascade.einsums:
-        if is_view(e) and all(access.tensor in found for access in e.reads):
-            found[e.name] = found[e.reads[0].tensor]
+    for e in filter(is_view, cascade.einsums):
+        source = e.reads[0].tensor
+        if all(access.tensor in found for access in e.reads):
+            found[e.name] = found[source]
+        elif rank in e.output_ranks and rank not in cascade.tensor[source].ranks:
+            found[e.name] = source
     return found

@@ -17,7 +17,7 @@ from einsum.problems import InputError, Problem, suggest
 from gpu_backend.compare import differences, expected, seen
 from gpu_backend.emit import emit
 from gpu_backend.kernel import Kernel
-from gpu_backend.kernels import KERNELS
+from gpu_backend.kernels import GIVEN, KERNELS
 from gpu_backend.limits import plans
 from mapper.check import check as check_mapping
 from mapper.cost import cost
@@ -86,8 +86,12 @@ def check(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -
     """
     if name not in KERNELS:
         raise InputError(Problem("no such kernel", path="kernel", got=name, hint=suggest(name, KERNELS)))
-    workload, mapping, machine = case(name, sizes, dtype)
-    return check_kernel(workload, mapping, machine)
+    return check_kernel(*case(name, sizes, dtype), given=given(name))
+
+
+def given(name: str) -> dict[str, np.ndarray]:
+    """Inputs of one of KERNELS that are not drawn at random."""
+    return {tensor: np.array(values) for tensor, values in GIVEN.get(name, {}).items()}
 
 
 def case(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") -> tuple[Workload, Mapping, Machine]:
@@ -104,15 +108,21 @@ def case(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") ->
     return bound(mapping, cascade, chosen), mapping, machine
 
 
-def check_kernel(workload: Workload, mapping: Mapping, machine: Machine, seed: int = 0) -> Verdict:
-    """Generate the kernels of a mapping on a machine and check them on random inputs."""
+def check_kernel(
+    workload: Workload,
+    mapping: Mapping,
+    machine: Machine,
+    seed: int = 0,
+    given: Dict[str, np.ndarray] | None = None,
+) -> Verdict:
+    """Generate the kernels of a mapping on a machine and check them on inputs, random but for the given ones."""
     require_triton()
     from gpu_backend.count import count
     from gpu_backend.static import profile
 
     check_mapping(mapping, workload, machine)
     kernels, memory = emit(workload, mapping), machine.root.name
-    inputs, exact = oracle_case(workload, seed)
+    inputs, exact = oracle_case(workload, seed, given)
     outputs, counted = count(kernels, inputs, memory)
     error = max(relative_error(outputs[name], exact[name]) for name in workload.cascade.outputs)
     tolerance = max(TOLERANCE[a.dtype] for kernel in kernels for a in kernel.arguments if a.dtype in TOLERANCE)
@@ -132,17 +142,23 @@ def require_triton() -> None:
         raise InputError(Problem(what, got=version("triton")))
 
 
-def oracle_case(workload: Workload, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Random inputs, rounded to their element types, and the float64 oracle's value of every tensor. Needs Triton."""
+def oracle_case(
+    workload: Workload, seed: int, given: Dict[str, np.ndarray] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Random inputs, rounded to their element types, and the float64 oracle's value of every tensor, NaN where no point
+    exists; `given` inputs, such as lengths, take the place of random ones. Needs Triton."""
     from gpu_backend.interpret import stored, values
 
-    drawn = oracle.random_inputs(workload, seed, SPREAD)
+    drawn = {**oracle.random_inputs(workload, seed, SPREAD), **(given or {})}
     inputs = {n: values(stored(x, workload.dtypes[n]), workload.dtypes[n]) for n, x in drawn.items()}
-    return inputs, oracle.run(workload, inputs)
+    points = oracle.run_with_masks(workload, inputs)
+    return inputs, {name: np.where(p.exists, p.value, np.nan) for name, p in points.items()}
 
 
 def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
-    """Largest absolute difference over the largest magnitude; infinite if anything found is not a number."""
-    if not np.isfinite(found).all():
+    """Largest absolute difference over the largest magnitude; infinite if anything found is not a number, or if there
+    is a number (of what was filled with NaN) where no point exists."""
+    there = ~np.isnan(exact)
+    if not np.isfinite(found[there]).all() or not np.isnan(found[~there]).all():
         return float("inf")
-    return float(np.abs(found - exact).max() / np.abs(exact).max())
+    return float(np.abs(found[there] - exact[there]).max() / np.abs(exact[there]).max())

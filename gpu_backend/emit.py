@@ -18,7 +18,7 @@ from gpu_backend.expression import Expressions, number
 from gpu_backend.kernel import Argument, Kernel
 from gpu_backend.limits import plans
 from gpu_backend.missing import Missing, missing_points
-from gpu_backend.plan import Load, Plan, Section, stored_ranks, written
+from gpu_backend.plan import Load, Plan, Section, by_data, stored_ranks, written
 from gpu_backend.writer import Writer
 from mapper.mapping import Mapping
 from mapper.nest import Floor, NestLoop
@@ -185,7 +185,7 @@ class _Emitter:
 
     def _load(self, load: Load) -> None:
         pointer, axes = self.addresses.pointer(load.access)
-        mask = self.addresses.mask(self.plan.bounds(load.access), axes)
+        mask = self.addresses.mask(self.plan.masks(load), axes)
         held = self.missing[load.read].held
         fill = number(held) if isinstance(held, float) else "0.0"
         self.out(f"{load.name} = tl.load({pointer}{f', mask={mask}, other={fill}' if mask else ''})", load.name)
@@ -194,7 +194,8 @@ class _Emitter:
     def _store(self, einsum: Einsum) -> None:
         access = written(einsum)
         pointer, axes = self.addresses.pointer(access)
-        mask = self.addresses.mask(self.plan.bounds(access), axes)
+        lengths = tuple(c for c in self.missing[einsum.name].conditions if by_data(c))
+        mask = self.addresses.mask((*self.plan.bounds(access), *lengths), axes)
         value = align(einsum.name, self.plan.axes(einsum.output), axes)
         stored = f"{value}.to({einsum.name}_ptr.dtype.element_ty)"
         self.out(f"tl.store({pointer}, {stored}{f', mask={mask}' if mask else ''})", einsum.name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from einsum.affine import Affine, affine
 from einsum.cascade import Guard, Workload
-from gpu_backend.plan import Plan, maximum
+from gpu_backend.plan import Plan, by_data, maximum
 
 
 def below(workload: Workload, guard: Guard) -> Affine:
@@ -26,6 +26,8 @@ def leaves_rows_empty(plan: Plan, conditions: tuple[Guard, ...]) -> bool:
     all true at coordinate 0 of what the programs do not split, for some coordinate of what they do."""
     split = {loop.rank for loop in plan.spatial}
     for guard in conditions:
+        if by_data(guard):
+            return True
         form = below(plan.workload, guard)
         worst = Affine(form.const, tuple((r, f) for r, f in form.terms if r in split))
         if maximum(worst, lambda rank: plan.workload.extent(rank) - 1) > 0:
@@ -37,8 +39,9 @@ def every_row_has_a_point(workload: Workload, conditions: tuple[Guard, ...], kep
     """Whether for each coordinate of the ranks `kept` some coordinate of the others fulfils all conditions.
 
     The other ranks have to stand in all conditions in one combination (a key's coordinate); False where they do not.
+    Lengths that are data are taken to leave a point.
     """
-    forms = [below(workload, guard) for guard in conditions]
+    forms = [below(workload, guard) for guard in conditions if not by_data(guard)]
     others = {tuple(t for t in form.terms if t[0] not in kept) for form in forms}
     others = {_signed(terms) for terms in others if terms}
     if len(others) != 1:

@@ -38,10 +38,17 @@ KERNELS: dict[str, tuple[str, str, dict[str, int]]] = {  # name -> (cascade, map
     "attention-unfused": ("attention-3pass", "gpu-unfused", RAGGED),
     "attention-unfused-causal": ("attention-3pass-causal", "gpu-unfused", RAGGED),
     "attention-naive-unfused": ("attention-naive", "gpu-unfused", SQUARE),
+    "flash-attention-lengths": ("attention-1pass-lengths", "gpu-flash", SQUARE | {"B": 2}),
     "gemm": ("gemm", "gpu-gemm", {"M": 100, "N": 130, "K": 150}),
+    "grouped-gemm": ("grouped-gemm", "gpu-gemm", {"S": 200, "E": 3, "T": 64, "D": 96, "F": 64}),
     "swiglu": ("swiglu", "gpu-gemm", {"T": 70, "D": 96, "I": 128}),
     "softmax": ("softmax", "gpu-rows", {"T": 40, "N": 100}),
     "layer-norm": ("layer-norm", "gpu-rows", {"T": 40, "D": 100}),
     "rms-norm": ("rms-norm", "gpu-rows", {"T": 40, "D": 128}),
     "cross-entropy": ("cross-entropy", "gpu-rows", {"T": 40, "V": 100}),
+}
+
+GIVEN: dict[str, dict[str, tuple[int, ...]]] = {  # inputs that are lengths or places, which decide what exists
+    "flash-attention-lengths": {"LEN": (50, 128)},
+    "grouped-gemm": {"START": (0, 64, 128), "COUNT": (64, 64, 64)},
 }

@@ -11,7 +11,7 @@ from einsum.ops import REDUCE_OPS, is_view
 from einsum.problems import InputError, Problem
 from einsum.show import show_expr
 from gpu_backend.base2 import is_root
-from gpu_backend.plan import Plan, Section, factors, gathers, in_memory, refusal, source, stored_ranks, structures
+from gpu_backend.plan import Plan, Section, factors, in_memory, refusal, source, stored_ranks, structures
 from mapper.handover import kept
 from mapper.mapping import Compute, Greedy, Group, Leaf, Loop, Mapping, Pipe, leaves
 
@@ -213,6 +213,8 @@ def _loaded(made: Plan, operands: list[Access]) -> list[str]:
 
 def _guard_problems(made: Plan, einsum: Einsum, guard: Guard) -> Iterator[Problem]:
     sizes = made.workload.sizes
-    affine_sides = affine(guard.left, sizes) and affine(guard.right, sizes)
-    if not affine_sides or guard.relation not in ("<", "<=", ">", ">=") or any(map(gathers, einsum.reads)):
-        yield refusal(einsum.name, "guards are affine inequalities", guard.relation)
+    plain = all(isinstance(side, Access) or affine(side, sizes) for side in (guard.left, guard.right))
+    if not plain or guard.relation not in ("<", "<=", ">", ">="):
+        yield refusal(
+            einsum.name, "guards are affine inequalities, or compare with an element of a tensor", guard.relation
+        )

@@ -16,7 +16,7 @@ from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, rank_v
 from einsum.ops import REDUCE_OPS
 from einsum.problems import InputError
 from gpu_backend.hollow import every_row_has_a_point, leaves_rows_empty
-from gpu_backend.plan import Load, Plan, factors, refusal, written
+from gpu_backend.plan import Load, Plan, by_data, factors, refusal, written
 from mapper.mapping import GUARD
 
 FINITE = "finite"  # some number
@@ -76,10 +76,11 @@ def _storable(plan: Plan, name: str, missing: Missing) -> Missing:
     """What a later kernel finds in memory: points that a store's bounds leave out are no points of it either."""
     einsum = plan.workload.cascade[name]
     bounds = plan.bounds(written(einsum))
-    left = tuple(c for c in missing.conditions if c not in bounds)
+    final = name in plan.workload.cascade.outputs
+    left = tuple(c for c in missing.conditions if c not in bounds and not (final and by_data(c)))
     loop = plan.section(name).loop
     skips = loop is not None and loop.source.extent == GUARD
-    if left and (name in plan.workload.cascade.outputs or skips or not isinstance(missing.held, float)):
+    if left and (final or skips or not isinstance(missing.held, float)):
         raise InputError(refusal(name, "an output with points that do not exist"))
     return Missing(left, missing.held if left else FINITE)
 
@@ -94,11 +95,12 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[Access | str, Missing])
     inherited = dict.fromkeys(c for m in operands.values() for c in m.conditions)
     conditions = tuple(dict.fromkeys((*inherited, *einsum.guards)))
     outputs = tuple(r for name in plan.workload.cascade.outputs for r in plan.workload.cascade.tensor[name].ranks)
-    held = None if set(einsum.guards) - set(inherited) else _everywhere(einsum.expr, operands)
+    own, gone = [g for g in einsum.guards if g not in inherited], _everywhere(einsum.expr, operands)
+    held = None if own else gone
     crossed = [c for c in conditions if _crosses(c, einsum)]
     if crossed and not every_row_has_a_point(plan.workload, conditions, outputs):
         raise InputError(refusal(einsum.name, "a result without any point, which would not be a number"))
-    if crossed and held != REDUCE_OPS[einsum.reduce_op].identity:
+    if crossed and (set(own) & set(crossed) or gone != REDUCE_OPS[einsum.reduce_op].identity):
         raise InputError(refusal(einsum.name, "a reduction over points that do not exist"))
     left = tuple(c for c in conditions if c not in crossed)
     if not left:

@@ -141,9 +141,16 @@ class Plan:
         found = []
         for index, rank in zip(access.indices, stored_ranks(self.workload.cascade, access.tensor), strict=True):
             form = affine(index, self.workload.sizes)
-            if form and maximum(form, self._last) >= self.workload.extent(rank):
+            offset = form is None and not isinstance(index, Access)  # of data; an index that is data alone is in range
+            if offset or (form and maximum(form, self._last) >= self.workload.extent(rank)):
                 found.append(Guard(index, "<", Name(rank.upper())))
         return tuple(found)
+
+    def masks(self, load: Load) -> tuple[Guard, ...]:
+        """What a load leaves out: what lies outside of the tensor, and what a length leaves out of a gathered one."""
+        readers = [self.workload.cascade[n] for n in self.einsums if load.read in self.workload.cascade[n].reads]
+        lengths = [g for e in readers for g in e.guards if by_data(g)] if gathers(load.access) else []
+        return tuple(dict.fromkeys((*self.bounds(load.access), *lengths)))
 
     def _last(self, rank: str) -> int:
         """The greatest coordinate that a block of the rank covers, in bounds or not."""
@@ -292,6 +299,11 @@ def _gathered_first(einsum: Einsum) -> tuple[Access, ...]:
 def gathers(access: Access) -> bool:
     """Whether an index is read from a tensor."""
     return any(isinstance(node, Access) for index in access.indices for node in walk(index))
+
+
+def by_data(guard: Guard) -> bool:
+    """Whether a guard compares with a tensor, such as a length."""
+    return any(isinstance(node, Access) for side in (guard.left, guard.right) for node in walk(side))
 
 
 def _variable(access: Access, known: dict[Access, Load]) -> str:

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from arch.machine import Machine, Memory
+from arch.machine import Machine, Memory, Unit
 from einsum.cascade import Workload
 from einsum.domain import existing_points
 from mapper.mapping import Mapping, Phases, Seq
@@ -123,16 +123,19 @@ def _phase_s(leaves: tuple[str, ...], by_einsum: dict[str, dict[str, float]]) ->
 
 
 def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine, latency: float) -> Iterator[Row]:
-    """Energy from counts: operations on units, accesses of memories, registers at the units, static power."""
+    """Energy from the counts in `rows`, whoever counted: operations on units, accesses of memories, registers at the
+    units; and static power over the latency."""
+    counted = {(r.einsum, r.place, r.detail): r.value for r in rows if (r.quantity, r.boundary) == ("operations", "issued")}
     for group in groups:
         charged: set[str] = set()
         for work in group.works:
-            issued = group.total(work.when, work.points)
-            joules = sum(n * work.unit.ops[c].energy_j for c, n in expand(work.classes, work.unit).items())
-            yield Row("energy", issued * joules, work.name, place=work.unit.name)
-            if work.classes and work.name not in charged:  # on several units a point still has its operands once
+            issued = {name: counted[work.name, work.unit.name, name] for name in work.classes}
+            joules = sum(n * _energy_j(name, work.unit) for name, n in issued.items())
+            yield Row("energy", joules, work.name, place=work.unit.name)
+            if issued and work.name not in charged:  # on several units a point still has its operands once
                 charged.add(work.name)
-                yield from _operand_rows(group, work, issued, machine)
+                name, n = next(iter(work.classes.items()))
+                yield from _operand_rows(group, work, issued[name] / n, machine)
     for row in rows:
         if row.quantity == "bytes":
             memory = machine.memory(row.place)
@@ -141,6 +144,11 @@ def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine
             yield Row("energy", row.value / memory.access_bytes * each, row.einsum, row.tensor, row.place, row.detail)
     if machine.static_power_w:
         yield Row("energy", machine.static_power_w * latency, place="static")
+
+
+def _energy_j(name: str, unit: Unit) -> float:
+    """Joules of one operation of a class on a unit."""
+    return sum(n * unit.ops[c].energy_j for c, n in expand({name: 1}, unit).items())
 
 
 def _operand_rows(group: GroupWork, work: Work, issued: float, machine: Machine) -> Iterator[Row]:

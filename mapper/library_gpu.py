@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping as Dict
 from dataclasses import dataclass
 
 from arch.machine import Machine
-from einsum.cascade import Access, Cascade, Einsum, rank_variables, walk
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, rank_variables, walk
 from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, Problem
 from mapper.fusemax import sizes_of
@@ -52,7 +52,7 @@ def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel,
     for kernel in kernels:
         groups.append(_group(cascade, kernel, (groups[-1].name,) if groups else ()))
     given = {t.name for t in cascade.tensors if t.dtype != "fp32"}
-    operands = {a.tensor for e in cascade.einsums if _is_product(e) for a in e.reads}
+    operands = {a.tensor for e in cascade.einsums if _is_product(e) for a in _factors(e.expr) if isinstance(a, Access)}
     computed = (e.name for e in cascade.einsums if not is_view(e) and e.name not in given | operands)
     types = tuple((t, "fp32") for t in computed)
     narrow = tuple((t, "bf16") for t in operands if t in cascade and t not in given and not is_view(cascade[t]))
@@ -61,10 +61,17 @@ def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel,
 
 def _is_product(einsum: Einsum) -> bool:
     """A matrix product, work of the tensor units: each of two factors has a rank that the other one lacks."""
-    if "mac" not in operation_classes(einsum) or len(einsum.reads) != 2:
+    factors = [f for f in _factors(einsum.expr) if isinstance(f, Access)]
+    if "mac" not in operation_classes(einsum) or len(factors) != 2:
         return False
-    left, right = (set(rank_variables(access)) for access in einsum.reads)
+    left, right = (set(rank_variables(access)) for access in factors)
     return bool(left - right) and bool(right - left)
+
+
+def _factors(expr: Expr) -> tuple[Expr, ...]:
+    if isinstance(expr, Apply) and expr.op == "*":
+        return tuple(factor for arg in expr.args for factor in _factors(arg))
+    return (expr,)
 
 
 def _group(cascade: Cascade, kernel: Kernel, after: tuple[str, ...]) -> Group:
@@ -310,12 +317,13 @@ def gemm(
 ) -> Mapping:
     """A kernel for each matrix product, and what is done to its result element by element in the same kernel."""
     runs = _products(cascade)
-    fits = all(len(cascade[run[-1]].output_ranks) == 2 and _is_product(cascade[run[0]]) for run in runs)
+    fits = all(len(cascade[run[-1]].output_ranks) > 1 and _is_product(cascade[run[0]]) for run in runs)
     _needs("gpu-gemm", "matrix products and what follows them element by element", fits)
     kernels: list[Kernel] = []
     for names in runs:
-        (m, n), (k,) = cascade[names[-1]].output_ranks, cascade[names[0]].reduced
-        kernels.append(Kernel(names[-1], names, {m: block_m, n: block_n}, (k, block_k), stages))
+        (*batch, m, n), (k,) = cascade[names[-1]].output_ranks, cascade[names[0]].reduced
+        grid = dict.fromkeys(batch, 1) | {m: block_m, n: block_n}
+        kernels.append(Kernel(names[-1], names, grid, (k, block_k), stages))
     return mapped("gpu-gemm", cascade, machine, tuple(kernels), {})
 
 

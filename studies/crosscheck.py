@@ -97,12 +97,12 @@ def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Itera
 
 def _kernel(name: str) -> Iterator[Line]:
     """Bytes and operations are summed after the comparison tensor by tensor and Einsum by Einsum."""
-    from gpu_backend.check import case, check_kernel
+    from gpu_backend.check import case, check_kernel, given
     from gpu_backend.compare import expected, seen
     from gpu_backend.limits import plans
 
     workload, mapping, machine = case(name)
-    verdict = check_kernel(workload, mapping, machine)
+    verdict = check_kernel(workload, mapping, machine, given=given(name))
     root = machine.root.name
     wanted = expected(verdict.closed, plans(workload, mapping), root)
     found, key = seen(verdict.counted), (workload.cascade.name, mapping.name, machine.name, dict(workload.sizes))

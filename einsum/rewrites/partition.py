@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name
-from einsum.ops import OPS, is_view
+from einsum.ops import OPS, empty_init, is_view
 from einsum.problems import suggest
 from einsum.rewrites.terms import changed, fresh, rebuilt, refuse
 
@@ -138,6 +138,8 @@ class _Cut:
     def _bounded(self, expr: Expr) -> bool:
         """Whether the expression cannot exist behind the end of the rank: all that it needs ends there."""
         if isinstance(expr, Access):
+            if expr.tensor in self.cascade and (e := self.cascade[expr.tensor]).iterative and not empty_init(e):
+                return False  # the initial state exists behind the end too
             ends = self.cascade.tensor[expr.tensor].ranks if expr.tensor in self.sources else None
             return any(i == Name(self.rank) and (ends is None or ends[at] == self.rank)
                        for at, i in enumerate(expr.indices))  # fmt: skip

@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from einsum.bind import WHOLE
-from einsum.cascade import DEFAULT_DTYPE, Access, Apply, Cascade, Einsum, Expr, Guard, Name, Tensor, TopK
+from einsum.cascade import (
+    DEFAULT_DTYPE,
+    Access,
+    Apply,
+    Cascade,
+    Einsum,
+    Expr,
+    Guard,
+    Name,
+    Tensor,
+    TopK,
+    rank_variables,
+)
 from einsum.check import check
 from einsum.ops import OPS, is_view
 from einsum.problems import InputError, Problem
@@ -21,7 +33,8 @@ def refuse(cascade: Cascade, what: str, got: str = "") -> InputError:
 
 def rebuilt(cascade: Cascade, einsums: Iterable[Einsum], sizes: tuple[tuple[str, Expr], ...] | None = None) -> Cascade:
     """The cascade with other statements, and the types of tensors that stay. InputError if it is not well formed."""
-    statements = tuple(replace(e, line=0) for e in einsums)
+    reduced = lambda e: tuple(r for r in rank_variables(e.expr) if r in e.reduced)  # in order of first use
+    statements = tuple(replace(e, line=0, reduced=reduced(e)) for e in einsums)
     written = {e.name for e in statements}
     read = {a.tensor for e in statements for a in e.reads}
     inputs = tuple(t for t in cascade.tensors if t.name in read - written)

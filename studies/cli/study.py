@@ -9,7 +9,7 @@ from studies import report, study as studies
 
 
 def study(name: str | None, out: Path | None, as_json: bool, **options: str | None) -> None:
-    """Print a study's tables or its JSON, or the names of all studies; with `out` write its files too.
+    """Write a study's files to `out` (`out/NAME` by default) and print its tables or its JSON; or list all studies.
 
     `options` are the study's own; those that are None were not given.
     """
@@ -18,11 +18,11 @@ def study(name: str | None, out: Path | None, as_json: bool, **options: str | No
     if name is None:
         print("\n".join(studies.names()))
         return
-    if out:
-        report.check_place(out)
+    out = out or Path("out", name)
+    report.check_place(out)
     with Console(stderr=True).status("") as status:  # shown on a terminal only
         answer = studies.run(name, status.update, **{option: value for option, value in options.items() if value})
-    files = studies.write(answer, out) if out else ()
+    files = studies.write(answer, out)
     if as_json:
         print(json.dumps(answer.as_dict(), indent=1, allow_nan=False))
         return
@@ -31,7 +31,6 @@ def study(name: str | None, out: Path | None, as_json: bool, **options: str | No
         print()
     for note in answer.notes:
         print(note)
-    if files:
-        figures = [str(file) for file in files if file.suffix == ".png"]
-        print(f"written to {out}: {len(files)} files; figures: {', '.join(figures) or 'none'}")
+    figures = [file.name for file in files if file.suffix == ".png"]
+    print(f"{len(files)} files in {out}; figures there: {', '.join(figures) or 'none'}")
     print(report.footer(answer.provenance))

@@ -147,7 +147,13 @@ def study_in(stepfall_in, monkeypatch: pytest.MonkeyPatch):
 def test_study_prints_its_table_and_says_where_figures_are(study_in):
     answer = study_in("study", "small", "--out", "made/out")
     assert answer.err == ""
-    assert "0.333333" in answer.out and "A note." in answer.out and "made/out/line.png" in answer.out
+    assert "0.333333" in answer.out and "A note." in answer.out
+    assert "5 files in made/out; figures there: line.png" in answer.out
+
+
+def test_study_writes_below_out_by_default(study_in, tmp_path: Path):
+    assert "5 files in out/small" in study_in("study", "small").out
+    assert (tmp_path / "out" / "small" / "summary.json").is_file()
 
 
 def test_study_writes_tables_figures_summary_and_provenance(study_in, tmp_path: Path):

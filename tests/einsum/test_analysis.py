@@ -14,6 +14,7 @@ from einsum.library import load
 from einsum.ops import OPS, is_view, operation_classes
 from einsum.oracle import random_inputs
 from einsum.parse import parse
+from einsum.passes import passes
 from einsum.random_cascade import random_cascade
 from einsum.show import show
 
@@ -245,3 +246,20 @@ def test_walked_ranks_are_the_outermost_parts():
 def test_every_operation_has_a_class():
     assert all(row.op_class for row in OPS.values())
     assert all(isinstance(node.op, str) for node in walk(load("attention-3pass")["A"].expr) if isinstance(node, Apply))
+
+
+def test_passes_through_views_of_what_is_computed():
+    """A view in between changes no level, whether it names a state or a map."""
+    head = "tensor X[k,i]\nS[k+1,i] = S[k,i] + X[k,i] init 0\nG[k] = max[i] X[k,i]\nE[k,i] = X[k,i] - G[k]\n"
+    direct = parse(head + "Y[k] = E[k,i] * S[k,i]\n")
+    viewed = parse(head + "V[i,k] = E[k,i]\nW[k,i] = S[k,i]\nY[k] = V[i,k] * W[k,i]\n")
+    for rank in ("i", "k"):
+        one, other = passes(direct, rank), passes(viewed, rank)
+        assert (one.levels, one.inputs, one.count) == (other.levels, other.inputs, other.count)
+    assert passes(viewed, "i").count == 2
+
+
+def test_a_gather_or_a_distance_is_no_partition():
+    assert walked_ranks(load("attention-3pass-paged")) == ("e", "m")
+    assert walked_ranks(load("attention-1pass-relative")) == ("e", "m1")
+    assert passes(load("attention-3pass-relative"), "m").fiber == ("m",)

@@ -203,3 +203,22 @@ def test_a_partitioned_output_is_put_together_again():
     assert show(after).splitlines()[-1] == "Y[t,n] = BY[t,n//N0,n%N0]"
     assert is_view(after["Y"])
     assert same_values(load("softmax"), after)
+
+
+def test_partition_bounds_what_reads_a_state_that_always_exists():
+    """An initial value that is no identity exists behind the end of the rank too."""
+    text = "tensor X[i,j]\nS[j+1,i] = S[j,i] * X[i,j] init 0.5\nY[] = prod[i,j] S[j,i] * 2\n"
+    after = partition(parse(text), "i")
+    assert show(after).splitlines()[-1] == "Y[] | i1*I0+i0 < I = prod[j,i1,i0] S[j,i1,i0] * 2"
+    assert same_values(parse(text), after)
+
+
+def test_partition_reads_pages_through_a_view_of_their_view():
+    after = partition(load("attention-3pass-paged"), "m")
+    assert after["K"] == load("attention-3pass-paged")["K"]
+    assert (
+        show(after)
+        .splitlines()[after.einsums.index(after["BK"]) - len(after.einsums)]
+        .startswith("BK[b,h,m1,m0,e] = K")
+    )
+    assert same_values(load("attention-3pass-paged"), after)

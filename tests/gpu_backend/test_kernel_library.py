@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from flash import MACHINE
 
-from gpu_backend.check import TOLERANCE, case, oracle_case, relative_error
+from gpu_backend.check import TOLERANCE, case, given, oracle_case, relative_error
 from gpu_backend.compare import differences
 from gpu_backend.count import count
 from gpu_backend.emit import emit
@@ -22,7 +23,7 @@ CASES = [(name, dtype) for name in KERNELS for dtype in ("bf16", "fp16")]
 def test_values_equal_the_oracle_and_counts_the_closed_form(name, dtype):
     workload, mapping, machine = case(name, None, dtype)
     check_mapping(mapping, workload, machine)
-    inputs, exact = oracle_case(workload, seed=7)
+    inputs, exact = oracle_case(workload, 7, given(name))
     outputs, counted = count(emit(workload, mapping), inputs)
     for output in workload.cascade.outputs:
         assert relative_error(outputs[output], exact[output]) <= TOLERANCE[dtype]
@@ -108,3 +109,22 @@ def test_a_row_that_fills_no_sector_touches_more_sectors_than_its_bytes():
     _, counted = count(emit(workload, mapping), inputs)
     touched = counted.value("accesses", tensor="C", place="hbm", detail="write")
     assert 32 * touched > counted.value("bytes", tensor="C", place="hbm", detail="write", boundary="issued")
+
+
+def test_ragged_groups_touch_and_store_only_their_own_rows():
+    workload, mapping, _ = case("grouped-gemm")
+    ragged = {"START": np.array([0, 70, 100]), "COUNT": np.array([64, 3, 20])}
+    inputs, exact = oracle_case(workload, 7, ragged)
+    outputs, counted = count(emit(workload, mapping), inputs)
+    assert relative_error(outputs["Y"], exact["Y"]) <= TOLERANCE["bf16"]  # and nothing is stored where no point is
+    rows = 64 + 3 + 20
+    for tensor, row in (("X", 96), ("Y", 64)):
+        (moved,) = counted.select("bytes", tensor=tensor, boundary="issued")
+        assert moved.value == rows * row * 2
+
+
+def test_a_value_where_no_point_exists_is_wrong():
+    exact = np.array([1.0, np.nan])
+    assert relative_error(np.array([1.0, np.nan]), exact) == 0
+    assert relative_error(np.array([1.0, 0.0]), exact) == float("inf")
+    assert relative_error(np.array([np.nan, np.nan]), exact) == float("inf")
