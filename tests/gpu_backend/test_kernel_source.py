@@ -19,6 +19,7 @@ from einsum.problems import InputError
 from gpu_backend import check as check_module, source
 from gpu_backend.base2 import scaled_tensors
 from gpu_backend.emit import emit
+from gpu_backend.kernels import KERNELS
 from gpu_backend.missing import FINITE, _value
 from mapper.library import bound, flash_attention, make
 from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Move, Seq
@@ -48,6 +49,16 @@ def with_keys(mapping, **changes):
 )
 def test_the_source_is_the_reviewed_one(name, sizes):
     text = emit(*flash(name, sizes))[0].source
+    assert text == (GOLDEN / f"{name}.py.txt").read_text()
+    ast.parse(text)
+
+
+@pytest.mark.parametrize("name", ["attention-3pass-causal", "flash-decode", "grouped-gemm"])
+def test_the_sources_of_other_structures_are_the_reviewed_ones(name):
+    """Three tile loops in one kernel, two kernels with memory between them, gathered rows."""
+    cascade_name, mapping_name, sizes = KERNELS[name]
+    mapping, workload = make(mapping_name, load_cascade(cascade_name), MACHINE, sizes)
+    text = "\n\n".join(kernel.source for kernel in emit(workload, mapping))
     assert text == (GOLDEN / f"{name}.py.txt").read_text()
     ast.parse(text)
 
