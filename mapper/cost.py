@@ -125,7 +125,8 @@ def _phase_s(leaves: tuple[str, ...], by_einsum: dict[str, dict[str, float]]) ->
 def energy_rows(rows: list[Row], groups: tuple[GroupWork, ...], machine: Machine, latency: float) -> Iterator[Row]:
     """Energy from the counts in `rows`, whoever counted: operations on units, accesses of memories, registers at the
     units; and static power over the latency."""
-    counted = {(r.einsum, r.place, r.detail): r.value for r in rows if (r.quantity, r.boundary) == ("operations", "issued")}
+    operations = (r for r in rows if (r.quantity, r.boundary) == ("operations", "issued"))
+    counted = {(r.einsum, r.place, r.detail): r.value for r in operations}
     for group in groups:
         charged: set[str] = set()
         for work in group.works:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Name, rank_variables, walk
@@ -94,7 +94,7 @@ def _written_out(expr: Expr, cascade: Cascade, einsum: Einsum, calls: dict[Expr,
     return changed(expr, change)
 
 
-def regrouped(term: Expr, allowed, laws: tuple[Law, ...]) -> Expr:
+def regrouped(term: Expr, allowed: Callable[[str, Expr], bool], laws: tuple[Law, ...]) -> Expr:
     """The term with invariant parts gathered outside, by the laws of regrouping, until none applies."""
 
     def step(node: Expr) -> Expr:

@@ -7,6 +7,7 @@ each tile's result is carried to the value of all tiles when they are combined.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Name, Num, rank_variables
@@ -16,6 +17,8 @@ from einsum.rewrites.laws import STABLE, Law
 from einsum.rewrites.terms import Bindings, changed, changed_einsum, fresh, is_map, rebuilt, refuse
 from einsum.rewrites.tidy import tidied
 from einsum.rewrites.transport import Fiber, fiber, transport
+
+Change = Callable[[Expr], Expr]
 
 
 def online(cascade: Cascade, rank: str, laws: tuple[Law, ...] = STABLE) -> Cascade:
@@ -144,7 +147,7 @@ class _Tiles:
             carry = self._carry(e, local.output, added, self._new, lambda node: node)
         return [*added, Einsum(e.output, carry, e.reduce_op, (self.f.outer,))]
 
-    def _carry(self, e: Einsum, s: Expr, added: list[Einsum], old, new) -> Expr:
+    def _carry(self, e: Einsum, s: Expr, added: list[Einsum], old: Change, new: Change) -> Expr:
         """The law's result for `s`; what it needs besides is added as statements of its own."""
         law, bound = self.carried[e.name]
         parts: dict[str, Expr] = {name: changed(part, old) for name, part in bound.items()}

@@ -50,7 +50,7 @@ def transport(f: Fiber, einsum: Einsum, laws: tuple[Law, ...]) -> tuple[Law, Bin
     The maps along the fiber that depend on an aggregate are written out first. A factor or divisor that does not
     depend on an aggregate may stand beside the pattern if the law is linear, since multiplication distributes.
     """
-    maps = [name for name in f.tainted if is_map(f.cascade[name])]
+    maps = [e.name for e in f.cascade.einsums if e.name in f.tainted and is_map(e)]
     term = einsum.expr
     while (spelt := inlined(term, f.cascade, maps)) != term:
         term = spelt

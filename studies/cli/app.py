@@ -129,7 +129,9 @@ def show_mapping(**options: Any) -> None:
 
 @commands.command()
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Where CSV tables, figures and summary.json go; out/NAME by default.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where tables, figures and summary go; out/NAME by default."
+)
 @click.option("--accounting", metavar="NAME", help="Energies of fusemax: as-published, corrected or own.")
 @json_option
 def study(**options: Any) -> None:

@@ -17,6 +17,12 @@ USUAL = {
     "fusemax-binding": ("attention-1pass", "fusemax", ATTENTION),
     "fusemax-cascade": ("attention-1pass", "flat", ATTENTION),
     "fusemax-greedy": ("attention-1pass", "fusemax", ATTENTION),
+    "gpu-decode": ("attention-flashdecode", "h100", ATTENTION | {"P": 16}),
+    "gpu-flash": ("attention-1pass", "h100", ATTENTION),
+    "gpu-gemm": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
+    "gpu-passes": ("attention-3pass-recompute", "h100", ATTENTION),
+    "gpu-rows": ("softmax", "h100", {"T": 4096, "N": 1024}),
+    "gpu-unfused": ("attention-3pass", "h100", ATTENTION | {"M": 1024}),
     "linear": ("transformer-linear", "fusemax", {"T": 4096, "D": 768, "I": 768, "S": 3072}),
     "unfused": ("attention-3pass", "flat", ATTENTION),
 }
