@@ -65,6 +65,8 @@ def _loop_problems(loop: Loop) -> Iterator[Problem]:
     path = f"loop {','.join(loop.ranks)}"
     if loop.offset or loop.combine or isinstance(loop.extent, tuple):
         yield refusal(path, "offset, combine and listed extents are not generated")
+    if loop.fill in ("cyclic", "sorted"):
+        yield refusal(path, "the GPU deals programs out as they come: `fill: dynamic`, or block", loop.fill)
     for rank, tile in zip(loop.ranks, loop.tile, strict=True):
         if tile & (tile - 1):
             yield refusal(path, f"a block of {rank} has 2^k coordinates", tile)

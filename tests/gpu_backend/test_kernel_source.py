@@ -176,6 +176,7 @@ def test_a_mapping_of_another_shape_is_refused_with_the_reason():
     others = keys.body[0].body[1:]
     reasons = {
         "the outermost loop, and no other, is spatial": with_grid(mapping, over=None),
+        "the GPU deals programs out as they come": with_grid(mapping, fill="cyclic"),
         "at most one temporal loop": with_grid(mapping, body=(Loop(("m1",), (2,), body=(keys,)),)),
         "offset, combine and listed extents": with_keys(mapping, combine="atomic"),
         "a block of p has 2^k coordinates (got 96)": with_grid(mapping, tile=(1, 1, 96)),
