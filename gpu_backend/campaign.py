@@ -13,7 +13,7 @@ from mapper import library_gpu
 TOKENS = 16384  # queries of a point, over batch and sequence
 HEADS = 16
 ATTENTION = {
-    "attention-1pass": library_gpu.flash,
+    "attention-1pass": library_gpu.flash_attention,
     "attention-2pass-recompute": library_gpu.passes,
     "attention-3pass-recompute": library_gpu.passes,
 }
@@ -62,7 +62,7 @@ def _latent(machine: Machine) -> Iterator[Point]:
         sizes = {"B": 128, "H": 16, "M": tokens, "C": 512, "R": 64}
         small = {"B": 2, "H": 16, "M": 256, "C": 512, "R": 64}
         for keys in (16, 32, 64):
-            made = partial(library_gpu.flash, block_n=keys)
+            made = partial(library_gpu.flash_attention, block_n=keys)
             yield _point("mla-decode", machine, sizes, small, made, (16, keys), keys == 32, keys == 32)
 
 

@@ -185,11 +185,11 @@ def _heads(cascade: Cascade, output: str, rows: Dict[str, int]) -> dict[str, int
     return {r: rows.get(r, 1) for r in ranks if r in rows or r != ranks[-1]}
 
 
-def flash(
+def flash_attention(
     cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64, stages: int = 2
 ) -> Mapping:
     """FlashAttention-2 for any 1-pass attention: a block of queries of one head for each thread block."""
-    _needs("gpu-flash", "1-pass attention over tiles m1 of the keys", "m1" in cascade.ranks and "RM" in cascade)
+    _needs("flash-attention", "1-pass attention over tiles m1 of the keys", "m1" in cascade.ranks and "RM" in cascade)
     block_m = min(block_m, power_of_two(sizes["P"])) if "P" in sizes else 16
     output = cascade.outputs[0]
     rows = "p" if "p" in cascade.ranks else "h"  # decoding one query, its heads are the rows of the products
@@ -201,7 +201,7 @@ def flash(
         stages,
         guarded=_guards(cascade, "m1"),
     )
-    return mapped("gpu-flash", cascade, machine, (kernel,), {"M0": block_n})
+    return mapped("flash-attention", cascade, machine, (kernel,), {"M0": block_n})
 
 
 def decode(
@@ -338,7 +338,7 @@ def _products(cascade: Cascade) -> list[tuple[str, ...]]:
 
 
 GENERATORS: dict[str, Callable[[Cascade, Machine, Sizes], Mapping]] = {
-    "gpu-flash": flash,
+    "flash-attention": flash_attention,
     "gpu-decode": decode,
     "gpu-rows": rows,
     "gpu-unfused": unfused,

@@ -18,7 +18,6 @@ USUAL = {
     "fusemax-cascade": ("attention-1pass", "flat", ATTENTION),
     "fusemax-greedy": ("attention-1pass", "fusemax", ATTENTION),
     "gpu-decode": ("attention-flashdecode", "h100", ATTENTION | {"P": 16}),
-    "gpu-flash": ("attention-1pass", "h100", ATTENTION),
     "gpu-gemm": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
     "gpu-passes": ("attention-3pass-recompute", "h100", ATTENTION),
     "gpu-rows": ("softmax", "h100", {"T": 4096, "N": 1024}),

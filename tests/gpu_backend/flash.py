@@ -5,7 +5,8 @@ from dataclasses import replace
 from arch.read import load as load_machine
 from einsum.library import load as load_cascade
 from gpu_backend.kernel import Kernel
-from mapper.library import bound, flash_attention
+from mapper.library import bound
+from mapper.library_gpu import flash_attention
 
 MACHINE = load_machine("h100")
 

@@ -28,7 +28,7 @@ def test_emit_writes_content_addressed_files(tmp_path, capsys):
 def test_emit_says_why_there_is_no_kernel(capsys):
     assert main(["gpu", "emit", "--cascade", "softmax", "--mapping", "gpu-gemm", "--size", "T=64,N=64"]) == 2
     assert "error" in capsys.readouterr().err
-    for mapping in ("gpu-flash", "gpu-decode", "gpu-unfused", "gpu-passes", "gpu-gemm"):
+    for mapping in ("flash-attention", "gpu-decode", "gpu-unfused", "gpu-passes", "gpu-gemm"):
         assert main(["gpu", "emit", "--cascade", "rms-norm", "--mapping", mapping, "--size", "T=64,D=64"]) == 2
         assert f"{mapping} maps" in capsys.readouterr().err
     assert main(["gpu", "emit", "--cascade", "rms-norm", "--mapping", "gpu-rows", "--size", "T=64"]) == 2

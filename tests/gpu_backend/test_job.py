@@ -115,7 +115,9 @@ def test_planning_leaves_nothing_behind_when_it_fails(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         job.write([], tmp_path)
     fitting, *_ = small_points()
-    too_large = replace(fitting, mapping=campaign.library_gpu.flash(fitting.cascade, MACHINE, fitting.sizes, 256, 256))
+    too_large = replace(
+        fitting, mapping=campaign.library_gpu.flash_attention(fitting.cascade, MACHINE, fitting.sizes, 256, 256)
+    )
     with pytest.raises(InputError, match="registers has"):
         job.write([fitting, too_large], tmp_path / "job")
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,8 @@ from gpu_backend.base2 import scaled_tensors
 from gpu_backend.emit import emit
 from gpu_backend.kernels import KERNELS
 from gpu_backend.missing import FINITE, _value
-from mapper.library import bound, flash_attention, make
+from mapper.library import bound, make
+from mapper.library_gpu import flash_attention
 from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Move, Seq
 
 GOLDEN = Path(__file__).parent / "golden"
