@@ -28,6 +28,7 @@ def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Work
             report.add(
                 loop.at, f"`extent: guard`, but no guard of {workload.cascade.name} bounds {','.join(loop.node.ranks)}"
             )
+    _coupled_bounds(report, leaves, workload)
     for leaf in leaves:
         einsum = workload.cascade[leaf.node.einsum]
         beside = [workload.cascade[other.node.einsum] for other in leaves if other.group is leaf.group]
@@ -42,6 +43,28 @@ def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Work
         if all(machine.unit(name).lanes == 1 for name in leaf.node.unit.split("+")):
             _single_points(report, leaf, einsum, tiles, workload)
         _axes(report, leaf, einsum, workload, machine)
+
+
+def _coupled_bounds(report: Report, leaves: tuple[Site[Compute], ...], workload: Workload) -> None:
+    """4.15: inside a loop that a reduction walks no loop is bounded by that loop's index: the tiles of the inner rank
+    would see different last iterations of the outer one, where results are complete and slices go out."""
+    found: dict[Site[Loop], str] = {}
+    for leaf in leaves:
+        beside = [workload.cascade[other.node.einsum] for other in leaves if other.group is leaf.group]
+        walked = {rank for einsum in beside for rank in (*einsum.reduced, einsum.iterative) if rank}
+        for i, loop in enumerate(leaf.loops):
+            around = [rank for outer in leaf.loops[:i] for rank in outer.node.ranks if rank in walked]
+            for rank in around if loop.node.extent == GUARD else ():
+                if rank not in loop.node.ranks and _guards_join(rank, loop.node, workload):
+                    found[loop] = rank
+    for loop, rank in found.items():
+        what = f"bounded by the loop over {rank} around it, which a reduction walks: bound that one instead"
+        report.add(loop.at, what)
+
+
+def _guards_join(rank: str, loop: Loop, workload: Workload) -> bool:
+    forms = (form for einsum in workload.cascade.einsums for form in constraints(einsum, workload.sizes))
+    return any(form.factor(rank) and any(map(form.factor, loop.ranks)) for form in forms)
 
 
 def _foreign_ranks(

@@ -10,7 +10,7 @@ from einsum.library import load as load_cascade
 from einsum.problems import InputError
 from mapper.check import check
 from mapper.library import bound, make
-from mapper.mapping import Compute, Hold, Loop
+from mapper.mapping import GUARD, Compute, Hold, Loop
 from mapper.random_mapping import random_case
 from mapper.sites import of_type, sites
 from mapper.yaml import dump_mapping, loads
@@ -211,6 +211,26 @@ def test_without_a_file_the_path_alone_is_named():
     with pytest.raises(InputError) as error:
         check(replace(mapping, sizes=(("M0", 256), ("X", 1))), workload, FUSEMAX)
     assert str(error.value) == "sizes.X: unknown size (got X)"
+
+
+def test_a_loop_bounded_by_a_reduction_around_it_is_refused():
+    """Causal queries inside the keys: AV "at the last m1" would miss all tiles of queries but the last ones."""
+    causal = load_cascade("attention-1pass-causal")
+    mapping, workload = make("fusemax-binding", causal, FUSEMAX, SIZES | {"M": 4096, "P": 4096})
+
+    def bounded(node, rank, tile):
+        if not isinstance(node, Loop):
+            return node
+        extent = GUARD if (node.ranks, node.tile) == ((rank,), (tile,)) else node.extent
+        return replace(node, extent=extent, body=tuple(bounded(inner, rank, tile) for inner in node.body))
+
+    def changed(rank, tile):
+        groups = (replace(g, body=tuple(bounded(n, rank, tile) for n in g.body)) for g in mapping.groups)
+        return replace(mapping, groups=tuple(groups))
+
+    check(changed("m1", 1), workload, FUSEMAX)
+    with pytest.raises(InputError, match="bounded by the loop over m1 around it, which a reduction walks"):
+        check(changed("p", 256), workload, FUSEMAX)
 
 
 def rewrite_golden():
