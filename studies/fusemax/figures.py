@@ -28,6 +28,8 @@ STYLES = {  # apart in grey as well
 EINSUMS = {"QK": "#08306b", "LM": "#fdae6b", "SLN": "#9ecae1", "SLD": "#d94801", "SLNV/AV": "#4292c6"}
 Value = Callable[[str, str, str], float | None]  # design, model, length -> height
 
+BESIDE = "published (bars: ours, simulated)"
+
 
 def _bars(canvas: Canvas, label: str, ours: Value, theirs: Value, top: float | None = None) -> None:
     """A panel a model, a group of bars a length, a bar a design."""
@@ -50,7 +52,7 @@ def _bars(canvas: Canvas, label: str, ours: Value, theirs: Value, top: float | N
                     mec="black",
                     mew=0.7,
                     zorder=3,
-                    label="published" if i == len(designs) - 1 else None,
+                    label=BESIDE if i == len(designs) - 1 else None,
                 )
         _grid(panel, LENGTHS)
         panel.set_xlabel(model)
@@ -61,7 +63,7 @@ def _bars(canvas: Canvas, label: str, ours: Value, theirs: Value, top: float | N
 
 def _legend(canvas: Canvas, panel: Axes) -> None:
     """One row above the panels, what is published last."""
-    entries = sorted(zip(*panel.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == "published")
+    entries = sorted(zip(*panel.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == BESIDE)
     handles, names = zip(*entries, strict=True)
     canvas.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
 
