@@ -75,11 +75,13 @@ class Nest:
         return (math.ceil(self.workload.extent(rank) / tile) - 1) * tile
 
     def last_tile(self, rank: str) -> When:
-        """The condition that the innermost tile of `rank` is its last one."""
+        """The condition that the innermost tile of `rank` is the last one: every loop over it at its last iteration,
+        or at that index if a guard may end the loop before."""
         start, when = self.last_start(rank), []
         for position in self.positions(rank):
-            when.append((position, start // self.loops[position].tile))
-            start %= self.loops[position].tile
+            loop = self.loops[position]
+            when.append((position, start // loop.tile if loop.source.extent == GUARD else "last"))
+            start %= loop.tile
         return tuple(when)
 
     def count(self, when: When = ()) -> int:
