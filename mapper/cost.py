@@ -21,11 +21,11 @@ from mapper.work import GroupWork, Transfer, Work, expand, group_works
 
 def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
     """The closed-form `Result` of a checked mapping."""
-    groups = group_works(mapping, workload, machine)
+    groups, exist = group_works(mapping, workload, machine), existing_points(workload)
     rows: list[Row] = []
     latency = 0.0
     for group in groups:
-        counted = list(_group_rows(group, workload, machine))
+        counted = list(_group_rows(group, exist, machine))
         rows += counted
         latency += group_bound_s(group, counted, machine)
     rows.append(Row("latency", latency))
@@ -36,9 +36,8 @@ def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
     return Result("closed form", config, tuple(rows))
 
 
-def _group_rows(group: GroupWork, workload: Workload, machine: Machine) -> Iterator[Row]:
+def _group_rows(group: GroupWork, exist: dict[str, int], machine: Machine) -> Iterator[Row]:
     yield Row("tiles", group.nest.count(), place=group.group.name)
-    exist = existing_points(workload)
     for work in group.works:
         yield from _work_rows(group, work, exist[work.name], machine)
     for transfer in group.transfers:
@@ -49,7 +48,7 @@ def _group_rows(group: GroupWork, workload: Workload, machine: Machine) -> Itera
 
 def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) -> Iterator[Row]:
     issued = group.total(work.when, work.points)
-    outputs = math.prod(workload_extents(group, work.einsum.output_ranks))
+    outputs = math.prod(group.nest.extent(rank) for rank in work.einsum.output_ranks)
     for name, n in work.classes.items():
         yield Row("operations", n * issued, work.name, place=work.unit.name, detail=name, boundary="issued")
         yield Row("operations", n * existing, work.name, place=work.unit.name, detail=name, boundary="useful")
@@ -58,11 +57,6 @@ def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) ->
         yield Row("combines", issued - tiles, work.name, place=work.unit.name, boundary="issued")
     seconds = group.total(work.when, work.cycles) / work.unit.clock_hz / instances(group, machine)
     yield Row("busy", seconds, work.name, place=work.unit.name)
-
-
-def workload_extents(group: GroupWork, ranks: tuple[str, ...]) -> list[int]:
-    """Extents of the ranks in one tile."""
-    return [group.nest.extent(rank) for rank in ranks]
 
 
 def instances(group: GroupWork, machine: Machine) -> int:
