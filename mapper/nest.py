@@ -33,25 +33,16 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class NestLoop:
-    """A loop over one rank: iterations [max(start), min(stop)) of `tile` coordinates; `count` bounds their number.
-
-    `covered` is the extent that its iterations subdivide: the tile of the loop around on the same rank, or the rank's.
-    """
+    """A loop over one rank: iterations [max(start), min(stop)) of `tile` coordinates; `count` bounds their number."""
 
     name: str  # the rank, with a prime for each outer loop over the same rank
     rank: str
     tile: int
-    covered: int
     count: int
     start: tuple[Floor, ...]
     stop: tuple[Floor, ...]
     axis: str | None  # `array.axis` if spatial
     source: Loop
-
-    @property
-    def bounded(self) -> bool:
-        """Whether the number of iterations depends on outer indices."""
-        return any(f.terms for f in (*self.start, *self.stop))
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
                 low, high = _guard_bounds(rank, tile, outer, made, workload)
                 start, stop = start + low, stop + high
             name = rank + "'" * len(outer)
-            made.append(NestLoop(name, rank, tile, covered, count, tuple(start), tuple(stop), loop.over, loop))
+            made.append(NestLoop(name, rank, tile, count, tuple(start), tuple(stop), loop.over, loop))
     return Nest(tuple(made), workload)
 
 
