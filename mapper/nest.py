@@ -116,7 +116,7 @@ def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
             covered = made[outer[-1]].tile if outer else workload.extent(rank)
             count = math.ceil(min(covered, workload.extent(rank)) / tile)
             stop = [Floor(count)]
-            if outer and workload.extent(rank) % made[outer[0]].tile:  # the last outer tile holds fewer inner ones
+            if count > 1 and outer and workload.extent(rank) % made[outer[0]].tile:  # the last holds fewer inner tiles
                 stop.append(_tail(rank, tile, outer, made, workload))
             start = [Floor(0)]
             if loop.extent == GUARD:
