@@ -1,4 +1,4 @@
-"""Whether a machine is well formed (SEMANTICS 3.2 to 3.6); run wherever a machine is handed over."""
+"""Whether a machine is well formed (SEMANTICS 3.2 to 3.6 and 3.10); run wherever a machine is handed over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from arch.machine import Array, Link, Machine, Memory, Node, Unit
+from arch.machine import ROLES, Array, Link, Machine, Memory, Node, Unit
 from einsum.problems import InputError, Problem, suggest
 
 TOPOLOGIES = ("full", "mesh", "ring", "switch", "torus")
@@ -26,6 +26,8 @@ def problems(machine: Machine) -> Iterator[Problem]:
     yield from _names([n.name for n in nodes] + [link.name for link in machine.links])
     yield from _positive("", clock=machine.clock_hz, technology=machine.technology_m, power_cap=machine.power_cap_w)
     yield from _not_negative("", static_power=machine.static_power_w)
+    if machine.root.holds is not None:
+        yield Problem("the root holds every tensor", path=f"{machine.root.name}.holds")
     for node in nodes:
         match node:
             case Memory():
@@ -42,7 +44,7 @@ def operation_classes() -> tuple[str, ...]:
     """Every operation class that a unit can execute."""
     from einsum.ops import TABLE
 
-    return tuple(sorted({row.op_class for row in TABLE} | {"mac"}))
+    return tuple(sorted({row.op_class for row in TABLE} | {"mac", "topk"}))
 
 
 def _walk(node: Node) -> Iterator[Node]:
@@ -82,6 +84,12 @@ def _memory(m: Memory) -> Iterator[Problem]:
     if m.capacity_bytes and m.access_bytes > m.capacity_bytes:
         what = f"one access is larger than the capacity of {m.capacity_bytes:g} bytes"
         yield Problem(what, path=f"{m.name}.access", got=f"{m.access_bytes:g} bytes")
+    for role in m.holds or ():
+        if role not in ROLES:
+            what = f"unknown role of a tensor, expected one of {', '.join(ROLES)}"
+            yield Problem(what, path=f"{m.name}.holds", got=role, hint=suggest(role, ROLES))
+    if m.holds == ():
+        yield Problem("holds nothing: name a role, or leave the key out for all of them", path=f"{m.name}.holds")
     if not m.children:
         yield Problem("has nothing below it: the leaves of the tree are units", path=m.name)
 

@@ -18,10 +18,12 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.scalarstring import LiteralScalarString
+from ruamel.yaml.tag import Tag
 
 from einsum.problems import InputError, Problem, suggest
 
 HEADER = "stepfall"
+TAG = "!"  # key under which `read` keeps a mapping's tag if asked to, and from which `render` writes it
 WIDTH = 110  # of the lines that `render` writes
 Place = tuple[str | int, ...]  # keys and list indices from the top of a document
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -87,22 +89,28 @@ class Document:
             data = data[step] if _holds(data, step) else None  # a key that is missing has no data
             if isinstance(step, str):
                 names.append(step)
-            elif isinstance(data, dict) and isinstance(first := next(iter(data.values()), None), str):
+            elif isinstance(data, dict) and isinstance(first := _first(data), str):
                 names.append(first)
             elif not isinstance(data, dict) and names:
                 names[-1] += f"[{step}]"
         return ".".join(names)
 
 
-def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:
-    """Validate YAML text; `file` names it in problems."""
+def read(text: str, file: str, tags: bool = False) -> Document:
+    """YAML text as plain data with places; `tags` keeps `!Memory {...}` as `{"!": "Memory", ...}`."""
     document = Document(file, tuple(text.splitlines()))
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
     except MarkedYAMLError as error:
         raise InputError(_syntax_problem(error, document)) from None
-    document.data = _Reader(document, yaml).value(root, (), ()) if root is not None else None
+    document.data = _Reader(document, yaml, tags).value(root, (), ()) if root is not None else None
+    return document
+
+
+def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:
+    """Validate YAML text; `file` names it in problems."""
+    document = read(text, file)
     _check_header(document, model)
     try:
         found = model.model_validate(document.data)
@@ -120,6 +128,7 @@ class _Reader:
 
     document: Document
     yaml: YAML
+    tags: bool
 
     def value(self, node: Node, place: Place, inside: tuple[Node, ...]) -> Any:
         self.document.places.setdefault(place, node.start_mark.line + 1)
@@ -127,7 +136,8 @@ class _Reader:
             self.document.problems.append(self.document.problem(place, "an anchor contains itself"))
             return None
         if isinstance(node, MappingNode):
-            return dict(self._items(node, place, (*inside, node)))
+            tag = {TAG: node.tag[1:]} if self.tags and node.tag.startswith("!") else {}
+            return tag | dict(self._items(node, place, (*inside, node)))
         if isinstance(node, SequenceNode):
             return [self.value(item, (*place, i), (*inside, node)) for i, item in enumerate(node.value)]
         return self._scalar(node, place)
@@ -215,6 +225,10 @@ def _holds(data: Any, step: str | int) -> bool:
     return isinstance(data, list) and isinstance(step, int) and step < len(data)
 
 
+def _first(data: dict[str, Any]) -> Any:
+    return next((value for key, value in data.items() if key != TAG), None)
+
+
 def _fields(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Keys of the model that stands at `loc`, for suggestions."""
     at: list[type[BaseModel]] = [model]
@@ -268,7 +282,9 @@ def _styled(data: Any, block: frozenset[str], indent: int, used: int) -> Any:
     flow = used + len(str(data)) <= WIDTH and not _has_block(data, block)
     if isinstance(data, dict):
         inner = {k: (indent + 2, WIDTH if k in block else indent + len(k) + 2) for k in data}
-        made: Any = CommentedMap((k, _styled(v, block, *inner[k])) for k, v in data.items())
+        made: Any = CommentedMap((k, _styled(v, block, *inner[k])) for k, v in data.items() if k != TAG)
+        if TAG in data:
+            made.yaml_set_ctag(Tag(suffix=TAG + data[TAG]))
     else:
         made = CommentedSeq(_styled(v, block, indent + 2, indent + 2) for v in data)
     if flow:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+ROLES = ("input", "weight", "output")  # of a tensor in an Einsum: SEMANTICS 3.10
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -54,7 +56,8 @@ class Memory:
     """A memory, one per instance of the arrays above it. None means unlimited (capacity, bandwidth) or not modelled.
 
     Energy is charged for each access of `access_bytes`. With `shared_port` reads and writes share
-    `read_bytes_per_s`; otherwise each has its own port.
+    `read_bytes_per_s`; otherwise each has its own port. `holds` names the `ROLES` in which it may hold a tensor (None:
+    all of them); without `bypass` it must hold every tensor that a unit below it uses in one of them.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Memory:
     write_energy_j: float = 0.0  # per access
     latency_s: float = 0.0
     area_m2: float = 0.0
+    holds: tuple[str, ...] | None = None
+    bypass: bool = True
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ class ArrayModel(Strict):
 
 
 class MemoryModel(Strict):
-    """A memory: `bandwidth` is one port shared by reads and writes, else each has its own."""
+    """A memory: `bandwidth` is one port shared by reads and writes, else each has its own. `holds` lists the roles in
+    which it may hold a tensor, `bypass` whether it need not."""
 
     memory: Name
     source: str | None = None
@@ -175,6 +176,8 @@ class MemoryModel(Strict):
     write_energy: AccessEnergy | None = None
     latency: Time | None = None
     area: Area | None = None
+    holds: list[str] | None = None
+    bypass: bool = True
     children: list[NodeModel] = Field(min_length=1)
 
 
@@ -272,6 +275,7 @@ class Builder:
         keys = ("capacity", "bandwidth", "read_bandwidth", "write_bandwidth", "read_energy", "write_energy")
         v = {k: self._number(m, k, m.memory, place, clock, per=access) for k in (*keys, "latency", "area")}
         own_ports = m.read_bandwidth is not None or m.write_bandwidth is not None
+        self.places[f"{m.memory}.holds"] = (*place, "holds")
         return Memory(
             name=m.memory,
             children=self._children(m.children, place, clock),
@@ -284,6 +288,8 @@ class Builder:
             write_energy_j=v["write_energy"] or 0.0,
             latency_s=v["latency"] or 0.0,
             area_m2=v["area"] or 0.0,
+            holds=None if m.holds is None else tuple(m.holds),
+            bypass=m.bypass,
         )
 
     def _array(self, m: ArrayModel, place: Place, clock: float) -> Array:

@@ -59,6 +59,10 @@ def _memory_facts(m: Memory) -> Iterator[str]:
         yield f"{read} a read, {write} a write of {units.brief(m.access_bytes, 'size')}"
     if m.latency_s:
         yield f"latency {units.brief(m.latency_s, 'time')}"
+    if m.holds is not None:
+        yield f"holds {' and '.join(m.holds)}"
+    if not m.bypass:
+        yield "never bypassed"
 
 
 def _unit_facts(u: Unit, machine: Machine) -> Iterator[str]:
@@ -127,7 +131,9 @@ class _Dumper:
         data["access"] = self.number(f"{m.name}.access", m.access_bytes, "size")
         rest = {"read_energy": (m.read_energy_j, "energy"), "write_energy": (m.write_energy_j, "energy")}
         rest |= {"latency": (m.latency_s, "time"), "area": (m.area_m2, "area")}
-        return data | {k: self.number(f"{m.name}.{k}", v, dimension) for k, (v, dimension) in rest.items() if v}
+        data |= {k: self.number(f"{m.name}.{k}", v, dimension) for k, (v, dimension) in rest.items() if v}
+        data |= {} if m.holds is None else {"holds": list(m.holds)}
+        return data if m.bypass else data | {"bypass": False}
 
     def _axis(self, array: str, axis: Axis) -> dict[str, Any]:
         data = {"name": axis.name, "size": self.number(f"{array}.axes.{axis.name}.size", axis.size, "count")}

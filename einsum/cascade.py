@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-DTYPE_BITS = {"fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int32": 32, "int8": 8, "bool": 8}
+DTYPE_BITS = {
+    "fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "e4m3": 8, "e5m2": 8, "int32": 32, "int8": 8,
+    "bool": 8,
+}  # fmt: skip
 DEFAULT_DTYPE = "fp32"  # of a tensor that the text declares no type for
 
 

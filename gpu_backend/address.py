@@ -25,14 +25,13 @@ class Addresses:
         The part that is one number a program comes first, so that wide arithmetic stays out of the vectors.
         """
         ranks = stored_ranks(self._plan.workload.cascade, access.tensor)
-        for index, rank in zip(access.indices, ranks, strict=True):
-            self._name(index, rank)
+        self.name(access)
         axes = self.axes(access)
         strides = [tuple(r.upper() for r in ranks[i + 1 :]) for i in range(len(ranks))]
         texts: list[str] = []
         base, position = "", 0
         while position < len(ranks) and not self._plan.axes(access.indices[position]):
-            index = self._text(access.indices[position])
+            index = self.text(access.indices[position])
             base = f"({base} * {ranks[position].upper()} + {index})" if base else index
             position += 1
         if base:
@@ -40,6 +39,11 @@ class Addresses:
         for index, stride in zip(access.indices[position:], strides[position:], strict=True):
             texts.append(_times(self._aligned(index, axes), stride))
         return " + ".join([f"{access.tensor}_ptr", *texts]), axes
+
+    def name(self, access: Access) -> None:
+        """Give each compound index of an access a variable."""
+        for index, rank in zip(access.indices, stored_ranks(self._plan.workload.cascade, access.tensor), strict=True):
+            self._name(index, rank)
 
     def axes(self, access: Access) -> tuple[str, ...]:
         """Block axes of a loaded or stored tile, in storage order."""
@@ -63,26 +67,27 @@ class Addresses:
             return
         taken = {*self._names.values(), *_variables(self._plan.workload.cascade)}
         name = next(n for n in (rank, *(f"{rank}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        self._out(f"{name} = {self._text(index)}")
+        self._out(f"{name} = {self.text(index)}", unless_unused=name)
         self._names[index] = name
 
     def _aligned(self, index: Expr, axes: tuple[str, ...]) -> str:
-        text = self._text(index)
+        text = self.text(index)
         loose = isinstance(index, Apply) and index not in self._names
         return align(f"({text})" if loose else text, self._plan.axes(index), axes)
 
-    def _text(self, index: Expr) -> str:
+    def text(self, index: Expr) -> str:
+        """An index in terms of the kernel's variables."""
         if index in self._names:
             return self._names[index]
         match index:
             case Name(name):
                 return name
             case Access():
-                return next(load.name for load in self._plan.loads if load.read == index)
+                return next((load.name for load in self._plan.loads if load.read == index), index.tensor)
             case Num(value):
                 return str(int(value))
             case Apply("+" | "-" | "*" as op, (left, right)):
-                texts = [f"({self._text(x)})" if _sum(x) else self._text(x) for x in (left, right)]
+                texts = [f"({self.text(x)})" if _sum(x) else self.text(x) for x in (left, right)]
                 return f"{texts[0]} {op} {texts[1]}"
         raise InputError(refusal(show_expr(index), "an index that is not affine"))
 

@@ -6,6 +6,8 @@ if every use of them is a maximum, a minimum, a sum or a difference that ends in
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Num, walk
 
 LINEAR = ("+", "-", "max", "min")  # op(c*x, c*y) = c * op(x, y) for c > 0
@@ -15,11 +17,12 @@ def scaled_tensors(cascade: Cascade) -> frozenset[str]:
     """Computed tensors held in units of 1/log2(e): the largest set that is consistent, empty without an exponential."""
     exponents = {a.tensor for e in cascade.einsums for x in _exponents(e.expr) for a in _accesses(x)}
     chosen = {name for name in exponents if name in cascade and name not in cascade.outputs}
+    refused: set[str] = set()
     while True:
-        grown = chosen | {
-            a.tensor for name in chosen if _homogeneous(cascade[name]) for a in _accesses(cascade[name].expr)
-        }
-        kept = {name for name in grown if name in cascade and _consistent(cascade, name, grown)}
+        read = {a.tensor for name in chosen if _homogeneous(cascade[name]) for a in _accesses(cascade[name].expr)}
+        grown = chosen | {name for name in read - refused if name in cascade and name not in cascade.outputs}
+        kept = {name for name in grown if _consistent(cascade, name, grown)}
+        refused |= grown - kept
         if kept == chosen:
             return frozenset(kept)
         chosen = kept
@@ -27,7 +30,7 @@ def scaled_tensors(cascade: Cascade) -> frozenset[str]:
 
 def is_root(einsum: Einsum, scaled: frozenset[str]) -> bool:
     """Whether this Einsum is where the factor is applied."""
-    return einsum.name in scaled and not _homogeneous(einsum)
+    return einsum.name in scaled and not _passes_on(einsum, scaled)
 
 
 def needs_factor(exponent: Expr, scaled: frozenset[str]) -> bool:
@@ -43,9 +46,14 @@ def _consistent(cascade: Cascade, name: str, scaled: set[str]) -> bool:
         covered = sum(a.tensor == name for x in inside for a in _accesses(x))
         if any(not _linear(x) or not all(a.tensor in scaled for a in _accesses(x)) for x in inside):
             return False
-        if reads > covered and not (einsum.name in scaled and _homogeneous(einsum)):
+        if reads > covered and not (einsum.name in scaled and _passes_on(einsum, scaled)):
             return False
     return True
+
+
+def _passes_on(einsum: Einsum, scaled: Set[str]) -> bool:
+    """Whether the result is scaled because every operand is."""
+    return _homogeneous(einsum) and all(a.tensor in scaled for a in _accesses(einsum.expr))
 
 
 def _homogeneous(einsum: Einsum) -> bool:

@@ -11,17 +11,18 @@ import numpy as np
 
 from arch.machine import Machine
 from einsum import oracle
+from einsum.bind import bind
 from einsum.cascade import Workload
 from einsum.library import load as load_cascade
 from einsum.problems import InputError, Problem, suggest
-from gpu_backend.compare import differences, expected, seen
+from gpu_backend.compare import compared, differences
 from gpu_backend.emit import emit
 from gpu_backend.kernel import Kernel
 from gpu_backend.kernels import GIVEN, KERNELS
 from gpu_backend.limits import plans
 from mapper.check import check as check_mapping
 from mapper.cost import cost
-from mapper.library import bound, make
+from mapper.library import make
 from mapper.mapping import Mapping
 from mapper.result import Result
 
@@ -29,8 +30,11 @@ MACHINE = "h100"
 TRITON = "3.9."
 SPREAD = 0.5  # standard deviation of inputs: logits of E = 64 spread by 2, so that no softmax is uniform or one-hot
 # Largest error over largest value. Two roundings to the element type dominate, of the probabilities before the second
-# product and of the result: a relative 2**-8 each in bf16, 2**-11 in fp16. fp32 sums of the sizes here stay below 5e-6.
-TOLERANCE = {"bf16": 2 * 2**-8, "fp16": 2 * 2**-11, "tf32": 2 * 2**-11, "fp32": 5e-6}
+# product and of the result: a relative 2**-8 each in bf16, 2**-11 in fp16, 2**-4 in e4m3, 2**-3 in e5m2. fp32 sums of
+# the sizes here stay below 5e-6.
+TOLERANCE = {
+    "e5m2": 2 * 2**-3, "e4m3": 2 * 2**-4, "bf16": 2 * 2**-8, "fp16": 2 * 2**-11, "tf32": 2 * 2**-11, "fp32": 5e-6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,17 @@ def case(name: str, sizes: Dict[str, int] | None = None, dtype: str = "bf16") ->
 
     cascade_name, mapping_name, default = KERNELS[name]
     cascade, machine = load_cascade(cascade_name), load_machine(MACHINE)
-    chosen = {**default, **(sizes or {})}
-    mapping, workload = make(mapping_name, cascade, machine, chosen)
+    mapping, workload = make(mapping_name, cascade, machine, {**default, **(sizes or {})})
+    return *retyped(workload, mapping, dtype), machine
+
+
+def retyped(workload: Workload, mapping: Mapping, dtype: str) -> tuple[Workload, Mapping]:
+    """The same with another element type in place of bf16; InputError for a type that there is not."""
+    cascade = workload.cascade
     narrow = [t for t, kind in workload.dtypes.items() if kind == "bf16"]
     types = dict(mapping.dtypes) | dict.fromkeys(narrow, dtype)
     mapping = replace(mapping, dtypes=tuple(types.items()))
-    return bound(mapping, cascade, chosen), mapping, machine
+    return bind(cascade, {name: workload.sizes[name] for name in cascade.free_sizes}, types), mapping
 
 
 def check_kernel(
@@ -121,16 +130,15 @@ def check_kernel(
     from gpu_backend.static import profile
 
     check_mapping(mapping, workload, machine)
-    kernels, memory = emit(workload, mapping), machine.root.name
+    kernels, memory = emit(workload, mapping, machine), machine.root.name
     inputs, exact = oracle_case(workload, seed, given)
     outputs, counted = count(kernels, inputs, memory)
     error = max(relative_error(outputs[name], exact[name]) for name in workload.cascade.outputs)
     tolerance = max(TOLERANCE[a.dtype] for kernel in kernels for a in kernel.arguments if a.dtype in TOLERANCE)
-    closed, made = cost(mapping, workload, machine), plans(workload, mapping)
-    found = differences(closed, counted, made, memory)
-    compared = len({*expected(closed, made, memory), *seen(counted)})
+    closed, made = cost(mapping, workload, machine, given), plans(workload, mapping, machine)
+    found, quantities = differences(closed, counted, made, memory), len(compared(closed, counted, made, memory))
     compiled = tuple(profile(kernel) for kernel in kernels)
-    return Verdict(mapping.name, kernels, error, tolerance, counted, closed, found, compared, compiled)
+    return Verdict(mapping.name, kernels, error, tolerance, counted, closed, found, quantities, compiled)
 
 
 def require_triton() -> None:

@@ -8,13 +8,17 @@ numbers the rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Dict
+from collections.abc import Iterator, Mapping as Dict
+from contextlib import contextmanager
 
+from arch.machine import Machine
 from einsum.cascade import Access, Einsum, Workload
 from einsum.ops import REDUCE_OPS
 from einsum.show import show_einsum
+from gpu_backend import descriptor
 from gpu_backend.address import Addresses, align
-from gpu_backend.expression import Expressions, number
+from gpu_backend.expression import EIGHT, Expressions, number
+from gpu_backend.grid import coordinates, counter
 from gpu_backend.kernel import Argument, Kernel
 from gpu_backend.limits import plans
 from gpu_backend.missing import Missing, missing_points
@@ -27,9 +31,12 @@ COMBINE = {"add": "{0} + {1}", "max": "tl.maximum({0}, {1})", "min": "tl.minimum
 CONSTANTS_A_LINE = 6
 
 
-def emit(workload: Workload, mapping: Mapping) -> tuple[Kernel, ...]:
-    """The kernels of a mapped cascade, in launch order; InputError with the reasons if none can be generated."""
-    made = plans(workload, mapping)
+def emit(workload: Workload, mapping: Mapping, machine: Machine | None = None) -> tuple[Kernel, ...]:
+    """The kernels of a mapped cascade, in launch order; InputError with the reasons if none can be generated.
+
+    A persistent grid has as many programs as the `machine` has instances of its axis; others need no machine.
+    """
+    made = plans(workload, mapping, machine)
     return tuple(_Emitter(p, m, len(made) > 1).kernel() for p, m in zip(made, missing_points(made), strict=True))
 
 
@@ -67,10 +74,12 @@ class _Emitter:
             chosen = list(constants)[start : start + CONSTANTS_A_LINE]
             self.out(f"    {', '.join(f'{c}: tl.constexpr' for c in chosen)},")
         with self.out.block("):"):
-            self._grid()
-            for section in self.plan.sections:
-                self._section(section)
-        source, lines, grid = self.out.text, tuple(self.out.lines), (self.plan.programs,)
+            self._descriptors()
+            with self._tiles():
+                self._coordinates()
+                for section in self.plan.sections:
+                    self._section(section)
+        (source, lines), grid = self.out.finished(), (self.plan.grid.programs,)
         stages = max(section.stages for section in self.plan.sections)
         fixed = tuple(constants.items())
         loads = tuple(dict.fromkeys((load.name, load.access.tensor) for load in self.plan.loads))
@@ -98,45 +107,60 @@ class _Emitter:
         for loop in self.plan.loops:
             if loop.tile > 1:
                 constants |= {f"{loop.rank.upper()}_TILE": loop.tile, f"{loop.rank.upper()}_TILES": loop.count}
+        if self.plan.grid.group:
+            rank, tiles = self.plan.grid.group
+            constants[f"{rank.upper()}_GROUP"] = tiles
         return constants
 
-    def _grid(self) -> None:
-        """Coordinates of a program: the spatial ranks' tiles, the last rank fastest; then the vectors of block axes."""
-        spatial = self.plan.spatial
-        self.out(f"rest = tl.program_id(0)  # a tile of ({', '.join(x.rank for x in spatial)}), the last rank fastest")
-        for loop in reversed(spatial):
-            count = f"{loop.rank.upper()}_TILES" if loop.tile > 1 else loop.rank.upper()
-            own = "rest" if loop is spatial[0] else f"(rest % {count})"
-            # a rank walked coordinate by coordinate may lead past 2**31 elements
-            wide = f"{own}.to(tl.int64)"
-            self.out(f"{_counter(loop)} = {own.strip('()')}" if loop.tile > 1 else f"{loop.rank} = {wide}")
-            if loop is not spatial[0]:
-                self.out(f"rest = rest // {count}")
-        for loop in spatial:
+    def _descriptors(self) -> None:
+        """What copy engines move is described once a program."""
+        lines: dict[str, None] = {}
+        for section in self.plan.sections:
+            tiles = [(load.name, load.access) for load in section.loads]
+            tiles += [(name, written(self.cascade[name])) for name in section.einsums if name in self.plan.stored]
+            lines |= {descriptor.made(self.plan, n, a): None for n, a in tiles if a.tensor in section.moved}
+        for line in lines:
+            self.out(line)
+
+    @contextmanager
+    def _tiles(self) -> Iterator[None]:
+        """The loop of a persistent program over its tiles."""
+        if not self.plan.grid.persistent:
+            yield
+            return
+        total = self.plan.grid.total
+        with self.out.block(f"for tile in tl.range(tl.program_id(0), {total}, tl.num_programs(0)):"):
+            yield
+
+    def _coordinates(self) -> None:
+        """Coordinates of a tile, then the vectors of block axes."""
+        for line in coordinates(self.plan.grid, self.plan.wide):
+            self.out(line)
+        for loop in self.plan.spatial:
             self._vector(loop)
         looped = {loop.rank for loop in self.plan.loops}
         for rank in self.plan.tiles:
             if rank not in looped:
-                self.out(f"{rank} = tl.arange(0, {rank.upper()})")
+                self.out(f"{rank} = tl.arange(0, {rank.upper()})", unless_unused=rank)
 
     def _vector(self, loop: NestLoop) -> None:
         """Coordinates of a tile."""
         if loop.tile > 1:
             tile = f"{loop.rank.upper()}_TILE"
-            self.out(f"{loop.rank} = {_counter(loop)} * {tile} + tl.arange(0, {tile})")
+            self.out(f"{loop.rank} = {counter(loop)} * {tile} + tl.arange(0, {tile})", unless_unused=loop.rank)
 
     def _section(self, section: Section) -> None:
         if len(self.plan.sections) > 1:
             self.out(f"# group {section.group.name}")
-        self._level(section.before, [load for load in section.loads if not load.inside])
+        self._level(section, section.before, [load for load in section.loads if not load.inside])
         if section.loop:
             self._tile_loop(section, section.loop)
-        self._level(section.after, [])
+        self._level(section, section.after, [])
 
-    def _level(self, einsums: tuple[str, ...], loads: list[Load]) -> None:
+    def _level(self, section: Section, einsums: tuple[str, ...], loads: list[Load]) -> None:
         """The loads and the Einsums of one loop level."""
         for load in loads:
-            self._load(load)
+            self._load(load, section)
         for name in einsums:
             self._einsum(self.cascade[name])
 
@@ -145,10 +169,10 @@ class _Emitter:
         for einsum in carried:
             self._start(einsum)
         start, stop = self._bound(section, loop.start, "tl.maximum"), self._bound(section, loop.stop, "tl.minimum")
-        with self.out.block(f"for {_counter(loop)} in tl.range({start}, {stop}):"):
+        with self.out.block(f"for {counter(loop)} in tl.range({start}, {stop}):"):
             self._vector(loop)
             with self.addresses.scope():
-                self._level(section.inside, [load for load in section.loads if load.inside])
+                self._level(section, section.inside, [load for load in section.loads if load.inside])
             for name, variable in self.values.pending.items():
                 self.out(f"{name} = {variable}", name)
         self.values.pending.clear()
@@ -161,8 +185,7 @@ class _Emitter:
 
     def _start(self, einsum: Einsum) -> None:
         """The initial value of a loop-carried variable."""
-        tiled = {loop.rank for loop in self.plan.loops if loop.tile > 1}
-        spans = [f"{r.upper()}_TILE" if r in tiled else r.upper() for r in self.plan.axes(einsum.output)]
+        spans = map(self.plan.span_text, self.plan.axes(einsum.output))
         first = einsum.init if einsum.iterative else REDUCE_OPS[einsum.reduce_op].identity
         self.out(f"{einsum.name} = tl.full([{', '.join(spans)}], {number(first)}, tl.float32)", einsum.name)
         self.values.defined.add(einsum.name)
@@ -180,19 +203,48 @@ class _Emitter:
             whole, last = floor.const // floor.divisor, loops[-1]
             tiles = f"{last.rank.upper()}_TILES" if last.tile > 1 else last.rank.upper()
             return tiles if whole == last.count else str(whole)
-        total = " + ".join([*(f"{_counter(loops[i])} * {f}" for i, f in floor.terms), str(floor.const)])
+        total = " + ".join([*(f"{counter(loops[i])} * {f}" for i, f in floor.terms), str(floor.const)])
         return total if floor.divisor == 1 else f"({total}) // {floor.divisor}"
 
-    def _load(self, load: Load) -> None:
-        pointer, axes = self.addresses.pointer(load.access)
-        mask = self.addresses.mask(self.plan.masks(load), axes)
-        held = self.missing[load.read].held
-        fill = number(held) if isinstance(held, float) else "0.0"
-        self.out(f"{load.name} = tl.load({pointer}{f', mask={mask}, other={fill}' if mask else ''})", load.name)
-        self.values.defined.add(load.name)
+    def _load(self, load: Load, section: Section) -> None:
+        held, name = self.missing[load.read].held, load.name
+        masks, dtype = self.plan.masks(load), self.workload.dtypes[load.access.tensor]
+        fill = held if isinstance(held, float) else 0.0
+        moved = load.access.tensor in section.moved
+        late = bool(masks) and fill != 0.0 and (moved or dtype in EIGHT)  # zeros come in; no infinity goes into 8 bits
+        if moved:
+            self.out(f"{name} = {self._moved(load)}", name)
+        else:
+            pointer, axes = self.addresses.pointer(load.access)
+            mask, other = self.addresses.mask(masks, axes), number(0.0 if late else fill)
+            self.out(f"{name} = tl.load({pointer}{f', mask={mask}, other={other}' if mask else ''})", name)
+        if late:
+            mask = self.addresses.mask(masks, self.addresses.axes(load.access))
+            self.out(f"{name} = tl.where({mask}, {name}.to(tl.float32), {number(fill)})", name)
+        self.values.defined.add(name)
+
+    def _moved(self, load: Load) -> str:
+        """A tile through a descriptor."""
+        self.addresses.name(load.access)
+        block, own = descriptor.shape(self.plan, load.access, self.addresses.axes(load.access))
+        text = f"{load.name}_desc.load([{self._starts(load.access)}])"
+        return text if block == own else f"{text}.reshape({own})"
+
+    def _starts(self, access: Access) -> str:
+        """Coordinates at which a tile begins."""
+        starts = descriptor.starts(self.plan, access)
+        texts = [(self.addresses.text(start), descriptor.wide(self.plan, start)) for start in starts]
+        return ", ".join((f"({t})" if " " in t else t) + ".to(tl.int32)" if wide else t for t, wide in texts)
 
     def _store(self, einsum: Einsum) -> None:
         access = written(einsum)
+        if einsum.name in self.plan.section(einsum.name).moved:
+            axes = self.addresses.axes(access)
+            value = align(einsum.name, self.plan.axes(einsum.output), axes)
+            block, own = descriptor.shape(self.plan, access, axes)
+            shaped = value if block == own else f"{value}.reshape({block})"
+            self.out(f"{einsum.name}_desc.store([{self._starts(access)}], {shaped})", einsum.name)
+            return
         pointer, axes = self.addresses.pointer(access)
         lengths = tuple(c for c in self.missing[einsum.name].conditions if by_data(c))
         mask = self.addresses.mask((*self.plan.bounds(access), *lengths), axes)
@@ -203,6 +255,11 @@ class _Emitter:
     def _einsum(self, einsum: Einsum) -> None:
         self.out(f"# {show_einsum(einsum)}")
         axes, name = self.plan.axes(einsum.output), einsum.name
+        if einsum.topk:
+            for line in self.values.choice(einsum, axes):
+                self.out(line, name)
+            self.values.defined.add(name)
+            return
         text = self.values.einsum(einsum, axes)
         if einsum.iterative and self._read_later(einsum):
             name = self.values.pending[einsum.name] = f"{einsum.name}_next"
@@ -223,8 +280,3 @@ class _Emitter:
         later = inside[inside.index(einsum.name) + 1 :]
         reads = [a for name in later for a in self.cascade[name].reads if a.tensor == einsum.name]
         return any(a.indices != einsum.output.indices for a in reads)
-
-
-def _counter(loop: NestLoop) -> str:
-    """The variable that counts a loop's iterations: the rank itself when it is walked coordinate by coordinate."""
-    return f"{loop.rank}_tile" if loop.tile > 1 else loop.rank

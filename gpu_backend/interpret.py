@@ -1,7 +1,7 @@
 """Run a generated kernel in Triton's interpreter, on numpy arrays, in a process that can also compile it.
 
-Three things about the interpreter are handled here (SEMANTICS 7.3): it keeps bf16 as bit patterns and computes on the
-patterns as integers, so a builder that widens to fp32 and rounds to nearest even takes its place; it asks for torch
+Three things about the interpreter are handled here (SEMANTICS 7.3): it keeps bf16 and 8-bit types as codes and computes
+on the codes as integers, so a builder that widens to fp32 and rounds to nearest even takes its place; it asks for torch
 tensors, so a numpy array with guard zones around it stands in; and the library functions of `triton.language` refuse
 to be called unless TRITON_INTERPRET was set before the import, so they are routed while a kernel runs.
 """
@@ -20,33 +20,24 @@ from triton.runtime.jit import JITFunction
 
 from gpu_backend import source
 from gpu_backend.kernel import Argument, Kernel
+from gpu_backend.rounding import CODES, narrow, widen
 
-# a bf16 is kept as its bit pattern
-NUMPY = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int32": np.int32}
-TRITON = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int32": "i32"}
+NUMPY = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16, "int32": np.int32, **CODES}
+TRITON = {
+    "fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "e4m3": "fp8e4nv", "e5m2": "fp8e5", "int32": "i32",
+}  # fmt: skip
+CODED = {tl.bfloat16: "bf16", tl.float8e4nv: "e4m3", tl.float8e5: "e5m2"}  # codes: numpy cannot compute on them
 GUARD_BYTES = 4096  # around each tensor, so that an access outside it does not fall into another
-
-
-def widen(bits: np.ndarray) -> np.ndarray:
-    """bf16 bit patterns as float32 values."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def narrow(values: np.ndarray) -> np.ndarray:
-    """Values as bf16 bit patterns, rounded to nearest even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where((bits & 0x7FFFFFFF) > 0x7F800000, np.uint16(0x7FC0), rounded)
 
 
 def stored(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values rounded to an element type, as numpy can hold it."""
-    return narrow(values) if dtype == "bf16" else values.astype(NUMPY[dtype])
+    return narrow(values, dtype) if dtype in CODES else values.astype(NUMPY[dtype])
 
 
 def values(array: np.ndarray, dtype: str) -> np.ndarray:
     """What a stored array means, in float64."""
-    return (widen(array) if dtype == "bf16" else array).astype(np.float64)
+    return (widen(array, dtype) if dtype in CODES else array).astype(np.float64)
 
 
 class HostTensor:
@@ -66,22 +57,26 @@ class HostTensor:
         return self.array.ctypes.data
 
 
-def _is_bf16(handle: object) -> bool:
-    return isinstance(handle, TensorHandle) and handle.dtype.scalar == tl.bfloat16 and handle.data.dtype == np.uint16
+def _coded(handle: object) -> str:
+    """The element type of a block that is kept as codes; empty for others."""
+    if not isinstance(handle, TensorHandle) or handle.data.dtype not in (np.uint8, np.uint16):
+        return ""
+    return CODED.get(handle.dtype.scalar, "")
 
 
 def _up(handle: TensorHandle) -> TensorHandle:
-    return TensorHandle(widen(handle.data), tl.float32) if _is_bf16(handle) else handle
+    return TensorHandle(widen(handle.data, dtype), tl.float32) if (dtype := _coded(handle)) else handle
 
 
 class Builder(InterpreterBuilder):
-    """The interpreter's builder with bf16 arithmetic in fp32, rounded to nearest even after each operation."""
+    """The interpreter's builder with arithmetic on codes in fp32, rounded to nearest even after each operation."""
 
     def _in_fp32(self, operation, handles, *rest):
         result = operation(*map(_up, handles), *rest)
-        if not any(map(_is_bf16, handles)) or result.data.dtype == np.bool_:
+        dtype = next(filter(None, map(_coded, handles)), "")
+        if not dtype or result.data.dtype == np.bool_:
             return result
-        return TensorHandle(narrow(result.data), tl.bfloat16)
+        return TensorHandle(narrow(result.data, dtype), next(t for t, name in CODED.items() if name == dtype))
 
     def binary_op(self, lhs, rhs, op):
         return self._in_fp32(super().binary_op, (lhs, rhs), op)
@@ -102,26 +97,30 @@ class Builder(InterpreterBuilder):
         return super().create_dot(_up(a), _up(b), d, input_precision, max_num_imprecise_acc)
 
     def cast_impl(self, src, dst_type):
-        if dst_type.scalar == tl.bfloat16:
-            return TensorHandle(narrow(_up(src).data), tl.bfloat16)
+        if dtype := CODED.get(dst_type.scalar):
+            return TensorHandle(narrow(_up(src).data, dtype), dst_type.scalar)
         return super().cast_impl(_up(src), dst_type)
+
+    def create_fp_to_fp(self, src, dst_type, rounding_mode):
+        return self.cast_impl(src, dst_type)
 
 
 class Reduction(ReduceOps):
-    """A reduction of bf16 values in fp32, rounded at its end."""
+    """A reduction of codes in fp32, rounded at its end."""
 
     def apply_impl(self, input):
-        if not any(_is_bf16(x.handle) for x in input):
+        if not any(_coded(x.handle) for x in input):
             return super().apply_impl(input)
-        wide = tuple(self.to_tensor(_up(x.handle).data, tl.float32) if _is_bf16(x.handle) else x for x in input)
+        wide = tuple(self.to_tensor(_up(x.handle).data, tl.float32) if _coded(x.handle) else x for x in input)
         results = super().apply_impl(wide)
-        return [self._rounded(x) for x in (results if isinstance(results, list | tuple) else (results,))]
+        dtype = next(x.dtype for x in input if _coded(x.handle))
+        return [self._rounded(x, dtype) for x in (results if isinstance(results, list | tuple) else (results,))]
 
-    def _rounded(self, result):
+    def _rounded(self, result, dtype):
         if result.dtype != tl.float32:
             return result
-        bits = narrow(result.handle.data)
-        return self.to_tensor(bits if result.type.is_block() else bits[0], tl.bfloat16)
+        codes = narrow(result.handle.data, CODED[dtype])
+        return self.to_tensor(codes if result.type.is_block() else codes[0], dtype)
 
 
 class _Launch(GridExecutor):

@@ -5,31 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from arch.machine import Machine
 from einsum.affine import affine
 from einsum.cascade import Access, Apply, Einsum, Guard, Name, Num, Workload, walk
 from einsum.ops import REDUCE_OPS, is_view
 from einsum.problems import InputError, Problem
 from einsum.show import show_expr
+from gpu_backend import descriptor
 from gpu_backend.base2 import is_root
+from gpu_backend.grid import RESERVED, group_problem, merged
 from gpu_backend.plan import Plan, Section, factors, in_memory, refusal, source, stored_ranks, structures
 from mapper.handover import kept
 from mapper.mapping import Compute, Greedy, Group, Leaf, Loop, Mapping, Pipe, leaves
+from mapper.tile import chosen
 
-DTYPES = ("bf16", "fp16", "fp32", "tf32", "int32")
-FUNCTIONS = ("exp", "sqrt", "log", "silu")
+DTYPES = ("bf16", "fp16", "fp32", "tf32", "e4m3", "e5m2", "int32")
+COMPOUND = ("sigmoid", "silu", "gelu")  # each made of several operations
+FUNCTIONS = ("exp", "sqrt", "log", *COMPOUND)
 OPERATIONS = ("+", "-", "*", "/", "max", "min", *FUNCTIONS)
 REDUCTIONS = ("add", "max", "min")
 MIN_DOT = 16  # smallest side of a block that a matrix unit takes
+MIN_SUM = 32  # least that a product of 8-bit factors adds up
 MAX_SLICE = 2**31  # elements that a 32-bit offset reaches from a program's base address
 
 
-def plans(workload: Workload, mapping: Mapping) -> tuple[Plan, ...]:
+def plans(workload: Workload, mapping: Mapping, machine: Machine | None = None) -> tuple[Plan, ...]:
     """The kernels' structure; InputError with every reason why this mapping of this cascade has none."""
     if found := list(mapping_problems(workload, mapping)):
         raise InputError(found)
     if found := list(_loads_unheld(workload, mapping)):
         raise InputError(found)
-    made = structures(workload, mapping)
+    made = structures(workload, mapping, machine)
     if found := list(dict.fromkeys(p for plan in made for p in _plan_problems(plan))):
         raise InputError(found)
     return made
@@ -65,9 +71,9 @@ def _loop_problems(loop: Loop) -> Iterator[Problem]:
     path = f"loop {','.join(loop.ranks)}"
     if loop.offset or loop.combine or isinstance(loop.extent, tuple):
         yield refusal(path, "offset, combine and listed extents are not generated")
-    if loop.fill in ("cyclic", "sorted"):
-        yield refusal(path, "the GPU deals programs out as they come: `fill: dynamic`, or block", loop.fill)
-    for rank, tile in zip(loop.ranks, loop.tile, strict=True):
+    if problem := group_problem(loop):
+        yield refusal(path, problem)
+    for rank, tile in zip(merged(loop).ranks, merged(loop).tile, strict=True):
         if tile & (tile - 1):
             yield refusal(path, f"a block of {rank} has 2^k coordinates", tile)
     for hold in loop.holds:
@@ -78,7 +84,10 @@ def _loop_problems(loop: Loop) -> Iterator[Problem]:
 def _leaf_problems(workload: Workload, leaf: Leaf, loops: tuple[Loop, ...]) -> Iterator[Problem]:
     node = leaf.node
     if not isinstance(node, Compute):
-        yield refusal(f"move {node.tensor}", "the compiler places transfers itself")
+        memories = {hold.memory for loop in loops for hold in loop.holds}
+        if node.unit or node.stage or {node.source, node.target} <= memories:
+            what = "only what the copy engine moves between device memory and the chip: no unit, no stage"
+            yield refusal(f"move {node.tensor}", what, f"{node.source} -> {node.target}")
         return
     if leaf.loops != loops or not leaf.loops:
         yield refusal(node.einsum, "all Einsums of a group share one nest of loops")
@@ -117,8 +126,15 @@ def _plan_problems(made: Plan) -> Iterator[Problem]:
     for rank, span in made.tiles.items():
         if span & (span - 1):
             yield refusal(f"rank {rank}", "a block has 2^k coordinates", span)
+    for index in (index for load in made.loads for index in load.access.indices):
+        if len(made.axes(index)) > 1:
+            yield refusal(show_expr(index), "an index that combines two axes of a block", made.axes(index))
+    for name in (*cascade.ranks, *cascade.tensor):
+        if name in RESERVED:
+            yield refusal(name, "a kernel has a variable of this name")
     for section in made.sections:
         yield from _section_problems(made, section)
+    yield from descriptor.problems(made)
     for name in dict.fromkeys((*(load.access.tensor for load in made.loads), *made.stored)):
         if workload.dtypes[name] not in DTYPES:
             yield refusal(f"tensor {name}", f"element types are {', '.join(DTYPES)}", workload.dtypes[name])
@@ -149,12 +165,12 @@ def _section_problems(made: Plan, section: Section) -> Iterator[Problem]:
 
 def _einsum_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     if einsum.topk:
-        yield refusal(einsum.name, "a top-k")
+        yield from _choice_problems(made, einsum)
     for operation in _operations(einsum):
         if operation.op not in OPERATIONS:
             yield refusal(einsum.name, f"operations are {' '.join(OPERATIONS)}", operation.op)
-        elif operation.op == "silu" and not isinstance(operation.args[0], Access):
-            yield refusal(einsum.name, "silu is applied to a tensor", show_expr(operation))
+        elif operation.op in COMPOUND and not isinstance(operation.args[0], Access):
+            yield refusal(einsum.name, f"{operation.op} is applied to a tensor", show_expr(operation))
         own = made.axes(*(n for n in walk(operation) if isinstance(n, Access)))
         if own and own != made.axes(einsum.output, *map(Name, einsum.reduced)):
             what = "an operation that does not vary along all the Einsum's ranks needs an Einsum of its own"
@@ -170,6 +186,16 @@ def _einsum_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     yield from _reduction_problems(made, einsum)
     for guard in einsum.guards:
         yield from _guard_problems(made, einsum, guard)
+
+
+def _choice_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
+    """A top-k is taken of a tensor, along one rank that stands whole in a block."""
+    ranks = einsum.topk.ranks if einsum.topk else ()
+    if not isinstance(einsum.expr, Access) or not chosen(made.workload, einsum.name):
+        yield refusal(einsum.name, "a top-k chooses a fixed number of a tensor's values along one rank", ranks)
+    for rank in ranks:
+        if made.tiles.get(rank, 1) < made.workload.extent(rank):
+            yield refusal(einsum.name, f"a top-k along {rank}, which is walked in tiles", made.tiles.get(rank, 1))
 
 
 def _reduction_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
@@ -205,6 +231,9 @@ def _dot_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
         if made.tiles[rank] < MIN_DOT:
             got = f"{rank}: {made.tiles[rank]}"
             yield refusal(einsum.name, f"a side of a matrix product has at least {MIN_DOT} coordinates", got)
+        elif types in (["e4m3"], ["e5m2"]) and rank in einsum.reduced and made.tiles[rank] < MIN_SUM:
+            what = f"a matrix product of {types[0]} adds up at least {MIN_SUM} coordinates"
+            yield refusal(einsum.name, what, f"{rank}: {made.tiles[rank]}")
 
 
 def _loaded(made: Plan, operands: list[Access]) -> list[str]:

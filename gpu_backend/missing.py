@@ -82,6 +82,9 @@ def _storable(plan: Plan, name: str, missing: Missing) -> Missing:
     skips = loop is not None and loop.source.extent == GUARD
     if left and (final or skips or not isinstance(missing.held, float)):
         raise InputError(refusal(name, "an output with points that do not exist"))
+    if left and isinstance(missing.held, float) and math.isinf(missing.held) and plan.workload.bits(name) == 8:
+        what = "in memory its points that do not exist are infinite, which an 8-bit type cannot hold"
+        raise InputError(refusal(name, what, plan.workload.dtypes[name]))
     return Missing(left, missing.held if left else FINITE)
 
 
@@ -92,6 +95,8 @@ def _crosses(condition: Guard, einsum: Einsum) -> bool:
 
 def _computed(plan: Plan, einsum: Einsum, found: Mapping[Access | str, Missing]) -> Missing:
     operands = {a: found.get(a) or found.get(a.tensor, Missing()) for a in einsum.reads}
+    if einsum.topk:  # it chooses none of the points that do not exist, and is 0 wherever it has none
+        return Missing((Guard(einsum.output, ">", Num(0)),), 0.0)
     inherited = dict.fromkeys(c for m in operands.values() for c in m.conditions)
     conditions = tuple(dict.fromkeys((*inherited, *einsum.guards)))
     outputs = tuple(r for name in plan.workload.cascade.outputs for r in plan.workload.cascade.tensor[name].ranks)

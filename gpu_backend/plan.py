@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from arch.machine import Machine
 from einsum.affine import Affine, affine
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Workload, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem
 from gpu_backend.base2 import scaled_tensors
+from gpu_backend.grid import Grid, launch_grid, merged
 from mapper.handover import chains
-from mapper.mapping import Compute, Group, Leaf, Loop, Mapping, leaves
+from mapper.mapping import Compute, Group, Leaf, Loop, Mapping, Move, leaves
 from mapper.nest import Nest, NestLoop, nest
-from mapper.tile import varying_ranks
+from mapper.tile import storage, varying_ranks
 
 DEFAULT_WARPS = 4  # of a block that no spatial loop of a leaf deals out
 
@@ -46,6 +48,7 @@ class Section:
     after: tuple[str, ...]
     loads: tuple[Load, ...]
     stages: int  # buffers of a tile that the loop's loads fill
+    moved: frozenset[str]  # tensors in memory that a `Move` carries: their tiles go through a descriptor
 
     @property
     def loop(self) -> NestLoop | None:
@@ -67,6 +70,7 @@ class Plan:
     sections: tuple[Section, ...]
     stored: tuple[str, ...]  # Einsums that the kernel writes to memory
     warps: int  # among which a block is dealt out
+    grid: Grid
 
     @cached_property
     def loops(self) -> tuple[NestLoop, ...]:
@@ -87,9 +91,10 @@ class Plan:
         return {r: span for r, span in spans.items() if r not in looped or span > 1}
 
     @property
-    def programs(self) -> int:
-        """Programs of a launch."""
-        return math.prod(loop.count for loop in self.spatial)
+    def wide(self) -> bool:
+        """Whether an address is computed, which takes 64 bits; a descriptor takes coordinates."""
+        moved = all(load.access.tensor in section.moved for section in self.sections for load in section.loads)
+        return not moved or any(name not in self.section(name).moved for name in self.stored)
 
     @cached_property
     def scaled(self) -> frozenset[str]:
@@ -104,6 +109,11 @@ class Plan:
     def einsums(self) -> tuple[str, ...]:
         """Computed Einsums in program order."""
         return tuple(name for section in self.sections for name in section.einsums)
+
+    def span_text(self, axis: str) -> str:
+        """The coordinates of a block axis as text."""
+        tiled = any(loop.rank == axis and loop.tile > 1 for loop in self.loops)
+        return f"{axis.upper()}_TILE" if tiled else axis.upper()
 
     def section(self, einsum: str) -> Section:
         """The section that computes an Einsum."""
@@ -218,8 +228,11 @@ def refusal(path: str, what: str, got: object = "") -> Problem:
     return Problem(f"no kernel can be generated: {what}", path=path, got=str(got))
 
 
-def structures(workload: Workload, mapping: Mapping) -> tuple[Plan, ...]:
-    """The kernels of a mapping that `limits.mapping_problems` has nothing against, in launch order."""
+def structures(workload: Workload, mapping: Mapping, machine: Machine | None) -> tuple[Plan, ...]:
+    """The kernels of a mapping that `limits.mapping_problems` has nothing against, in launch order.
+
+    InputError where a grid cannot be laid out (`grid.launch_grid`).
+    """
     by_group = {group.name: [x for x in leaves(mapping) if x.group == group.name] for group in mapping.groups}
     made = []
     for chain in chains(mapping):
@@ -230,7 +243,8 @@ def structures(workload: Workload, mapping: Mapping) -> tuple[Plan, ...]:
             sections.append(_section(workload, group, by_group[group.name], names, sections))
         warps = max(_warps(workload, leaf, leaf.loops) for leaf in inside)
         stored = tuple(n for s in sections for n in s.einsums if _leaves_the_kernel(workload, n, names))
-        made.append(Plan(workload, mapping, tuple(sections), stored, warps))
+        grid = launch_grid(inside[0].loops[0], [section.nest for section in sections], machine)
+        made.append(Plan(workload, mapping, tuple(sections), stored, warps, grid))
     return tuple(made)
 
 
@@ -241,7 +255,8 @@ def _leaves_the_kernel(workload: Workload, name: str, names: set[str]) -> bool:
 
 
 def _section(workload: Workload, group: Group, inside: list[Leaf], names: set[str], earlier: list[Section]) -> Section:
-    loops = max((leaf.loops for leaf in inside), key=len)
+    around, *others = max((leaf.loops for leaf in inside), key=len)
+    loops = (merged(around), *others)
     where: dict[str, list[str]] = {"before": [], "inside": [], "after": []}
     looped = loops[-1].over is None
     for leaf in inside:
@@ -251,7 +266,8 @@ def _section(workload: Workload, group: Group, inside: list[Leaf], names: set[st
     before, within, after = (tuple(x) for x in where.values())
     stages = max((hold.deep for loop in loops if loop.over is None for hold in loop.holds), default=1)
     loads = tuple(_loads(workload, loops, (before, within, after), names, earlier))
-    return Section(group, nest(loops, workload), before, within, after, loads, stages)
+    moved = {storage(workload.cascade, leaf.node.tensor) for leaf in inside if isinstance(leaf.node, Move)}
+    return Section(group, nest(loops, workload), before, within, after, loads, stages, frozenset(moved))
 
 
 def _warps(workload: Workload, leaf: Leaf, loops: tuple[Loop, ...]) -> int:

@@ -11,13 +11,14 @@ import networkx as nx
 
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Za-z0-9_.]*)\s*([^;]*);")
 _LABEL = re.compile(r"^\s*(\.L_x?_?\w+):")
+TF32 = 2  # among the types that a descriptor of UTCHMMA names
 _SPIN_WAIT = 6  # a loop of at most so many instructions waits for a barrier and computes nothing
 
 MIX = {  # class -> pattern of opcodes; the first that matches
-    "HGMMA": "HGMMA", "UTCHMMA": "UTC[HQ]MMA", "HMMA": "HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": "MUFU",
+    "HGMMA": "[HQ]GMMA", "UTCHMMA": "UTC[HQ]MMA", "HMMA": "HMMA", "MUFU.EX2": r"MUFU\.EX2", "MUFU": "MUFU",
     "FFMA": "FFMA", "FMUL": "FMUL", "FADD": "FADD", "FMNMX": "FMNMX", "FSETP/FSEL": "FS(ETP|EL)", "F2F": "F2F",
-    "UTMALDG": "UTMALDG", "LDGSTS": "LDGSTS", "LDG": "LDG(?!DEPBAR)", "STG": "STG", "LDS/LDSM": "LDS",
-    "STS/STSM": "STS", "LDL": "LDL", "STL": "STL", "SHFL": "SHFL",
+    "UTMALDG": "UTMALDG", "UTMASTG": "UTMASTG", "LDGSTS": "LDGSTS", "LDG": "LDG(?!DEPBAR)", "STG": "STG",
+    "LDS/LDSM": "LDS", "STS/STSM": "STS", "LDL": "LDL", "STL": "STL", "SHFL": "SHFL",
     "barrier": "(BAR|WARPGROUP|WARPSYNC|SYNCS|DEPBAR|LDGDEPBAR)", "branch": "(BRA|EXIT|CALL|RET|BSSY|BSYNC)",
 }  # fmt: skip
 
@@ -63,8 +64,17 @@ def parse(text: str) -> Code:
         if label := _LABEL.match(line):
             labels[label[1]] = len(instructions)
         elif found := _INSTRUCTION.match(line):
-            instructions.append(Instruction(found[2] or "", found[3], found[4]))
+            instructions.append(Instruction(found[2] or "", found[3], _described(found[4], instructions)))
     return code(instructions, lambda i: _successors(instructions, labels, i), macs)
+
+
+def _described(operands: str, before: list[Instruction]) -> str:
+    """Operands of a Blackwell matrix instruction with its descriptor, which a register holds, written out."""
+    if not (found := re.search(r"idesc\[(UR\d+)\]", operands)):
+        return operands
+    moves = (x.operands for x in reversed(before) if x.opcode == "UMOV" and x.operands.startswith(f"{found[1]},"))
+    value = next(moves, f"{found[1]}, ?").split(", ")[1].strip()
+    return operands.replace(found[0], f"idesc[{value}]")
 
 
 def code(instructions: list[Instruction], successors: Callable[[int], list[int]], work: Work) -> Code:
@@ -100,7 +110,7 @@ def _natural_loops(graph: nx.DiGraph) -> list[tuple[int, ...]]:
     dominator = {node: above for node, above in nx.immediate_dominators(reached, 0).items() if above is not None}
     bodies: dict[int, set[int]] = {}
     for tail, header in sorted(reached.edges):
-        if header != tail + 1 and _dominates(dominator, header, tail):
+        if reached.in_degree(header) > 1 and _dominates(dominator, header, tail):
             body, waiting = {header, tail}, [tail]
             while waiting:
                 node = waiting.pop()
@@ -126,20 +136,29 @@ def mix(instructions: tuple[Instruction, ...], classes: Mapping[str, str] = MIX)
 def macs(instructions: tuple[Instruction, ...], warps: int) -> int:
     """Multiply-accumulates of the matrix instructions as a block of `warps` executes them.
 
-    HGMMA states the shape that a warpgroup (4 warps) computes, HMMA a warp's m16n8k<K> as 168<K>. The shape of a
-    UTCHMMA is data and is not counted.
+    HGMMA, of 8-bit types QGMMA, states the shape that a warpgroup (4 warps) computes, HMMA a warp's m16n8k<K> as
+    168<K>. A UTCHMMA, of 8-bit types UTCQMMA, computes for the whole
+    block the shape in its descriptor (PTX ISA, tcgen05 instruction descriptor: N / 8 from bit 17, M / 16 from bit 24,
+    the type of the left factor from bit 7), with 32 bytes along K.
     """
     total = 0
     for instruction in instructions:
-        if shape := re.match(r"HGMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", instruction.opcode):
+        if shape := re.match(r"[HQ]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", instruction.opcode):
             total += int(shape[1]) * int(shape[2]) * int(shape[3]) * warps // 4
         elif shape := re.match(r"HMMA\.168(\d+)", instruction.opcode):
             total += 16 * 8 * int(shape[1]) * warps
+        elif shape := re.match(r"UTC([HQ])MMA.*idesc\[(0x\w+)\]", f"{instruction.opcode} {instruction.operands}"):
+            bits = int(shape[2], 16)
+            element = 1 if shape[1] == "Q" else 4 if bits >> 7 & 7 == TF32 else 2
+            total += (bits >> 24 & 31) * 16 * (bits >> 17 & 63) * 8 * 32 // element
     return total
 
 
 def loaded_bytes(instructions: tuple[Instruction, ...], threads: int) -> int:
-    """Bytes that a block of `threads` brings in from memory, each thread the width that its loads state."""
+    """Bytes that a block of `threads` brings in from memory, each thread the width that its loads state.
+
+    What a copy engine brings (UTMALDG) is data and is not counted.
+    """
     loads = [x.opcode for x in instructions if re.match(r"(LDGSTS|LDG)\.", x.opcode)]
     widths = [re.search(r"\.(128|64|U16|U8)\b", opcode) for opcode in loads]
     return threads * sum({"128": 16, "64": 8, "U16": 2, "U8": 1}[w[1]] if w else 4 for w in widths)

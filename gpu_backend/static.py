@@ -130,7 +130,7 @@ def _notes(result: Result, kernel: Kernel) -> Iterator[str]:
         yield "no wgmma: the tensor cores are not fed at their full rate"
     if not result.select("instructions", place="main loop"):
         yield "the compiler unrolled the tile loop: there is no iteration to compare"
-    elif target != "sm_100a" and macs != kernel.iteration_macs:
+    elif macs != kernel.iteration_macs:
         yield f"the main loop has {macs:.0f} matrix MACs, an iteration of the mapping {kernel.iteration_macs}"
 
 

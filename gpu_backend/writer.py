@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Writer:
-    """Collects source lines. `lines` maps 1-based line numbers to the label given with the line."""
+    """Collects source lines, each with the label that it was given."""
 
     def __init__(self) -> None:
-        self._text: list[str] = []
+        self._lines: list[tuple[str, str, str]] = []  # (text, label, the variable that has to be used below)
         self._depth = 0
-        self.lines: list[tuple[int, str]] = []
 
-    def __call__(self, line: str = "", label: str = "") -> None:
-        """Append one line at the current depth."""
-        self._text.append("    " * self._depth + line if line else "")
-        if label:
-            self.lines.append((len(self._text), label))
+    def __call__(self, line: str = "", label: str = "", unless_unused: str = "") -> None:
+        """Append one line at the current depth; `unless_unused` names a variable that it assigns: without a use of it
+        further down the line is left out."""
+        self._lines.append(("    " * self._depth + line if line else "", label, unless_unused))
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -28,6 +27,14 @@ class Writer:
         yield
         self._depth -= 1
 
-    @property
-    def text(self) -> str:
-        return "\n".join(self._text) + "\n"
+    def finished(self) -> tuple[str, tuple[tuple[int, str], ...]]:
+        """The source, and (1-based line number, label) of each labelled line."""
+        kept: list[tuple[str, str]] = []
+        used: set[str] = set()
+        for line, label, name in reversed(self._lines):
+            if not name or name in used:
+                kept.append((line, label))
+                used.update(re.findall(r"\w+", line.partition("#")[0]))
+        kept.reverse()
+        labels = tuple((number, label) for number, (_, label) in enumerate(kept, 1) if label)
+        return "\n".join(line for line, _ in kept) + "\n", labels

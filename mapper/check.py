@@ -12,6 +12,7 @@ from einsum.problems import InputError, suggest
 from mapper.handover import check_kept
 from mapper.legality import check_dataflow, check_holds, check_nest, check_order
 from mapper.mapping import Compute, Group, Loop, Mapping, Node, Order, Phases, Pipe, Seq
+from mapper.moves import check_moves, check_names
 from mapper.sites import At, Report, Site, holds, of_type, private, sites
 from mapper.uncosted import check_costed
 
@@ -43,6 +44,7 @@ def _names(report: Report, every: tuple[Site[Node], ...], workload: Workload, ma
             report.known(leaf.at, "unit", unit, units)
         for at, loop in private(leaf):
             _loop_names(report, at, loop, workload, machine)
+    check_names(report, every, workload, machine)
     for site in of_type(every, Pipe):
         _schedule_names(report, site, units)
     _coverage(report, of_type(every, Compute), workload)
@@ -177,10 +179,12 @@ def _exactly_once(report: Report, at: At, wanted: list[str], given: list[str], w
 
 
 def _capacity(report: Report, every: tuple[Site[Node], ...], workload: Workload, machine: Machine) -> None:
-    """4.12: the holds of a group fit their memories."""
+    """4.12 and 4.16: the holds of a group fit their memories, and its moves are transfers that it implies."""
     from mapper.work import group_works
 
-    for i, group in enumerate(group_works(report.mapping, workload, machine)):
+    groups = group_works(report.mapping, workload, machine)
+    check_moves(report, every, groups, workload)
+    for i, group in enumerate(groups):
         held: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for hold, _, size in group.footprints:
             held[hold.memory].append((size, hold.tensor))

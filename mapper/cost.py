@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping as Dict
+
+import numpy as np
 
 from arch.machine import Machine, Memory, Unit
 from einsum.cascade import Workload
 from einsum.domain import existing_points
-from mapper.mapping import Mapping, Phases, Seq
+from mapper.mapping import GUARD, Mapping, Phases, Seq
+from mapper.nest import Nest, variants
 from mapper.place import own_memory
 from mapper.result import Result, Row
 from mapper.work import GroupWork, Transfer, Work, expand, group_works
 
 
-def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
-    """The closed-form `Result` of a checked mapping."""
-    groups, exist = group_works(mapping, workload, machine), existing_points(workload)
+def cost(mapping: Mapping, workload: Workload, machine: Machine, given: Dict[str, np.ndarray] | None = None) -> Result:
+    """The closed-form `Result` of a checked mapping. `given` are tensors of lengths whose values are known: they leave
+    out bytes of what is gathered and of results (SEMANTICS 5.6.2)."""
+    groups, exist = group_works(mapping, workload, machine, given), existing_points(workload)
     rows: list[Row] = []
     latency = 0.0
     for group in groups:
@@ -49,9 +53,10 @@ def _group_rows(group: GroupWork, exist: dict[str, int], machine: Machine) -> It
 def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) -> Iterator[Row]:
     issued = group.total(work.when, work.points)
     outputs = math.prod(group.nest.extent(rank) for rank in work.einsum.output_ranks)
+    useful = min(existing, _points_of_tiles(group, work))
     for name, n in work.classes.items():
         yield Row("operations", n * issued, work.name, place=work.unit.name, detail=name, boundary="issued")
-        yield Row("operations", n * existing, work.name, place=work.unit.name, detail=name, boundary="useful")
+        yield Row("operations", n * useful, work.name, place=work.unit.name, detail=name, boundary="useful")
     if work.einsum.reduced and work.classes:
         tiles = group.total(work.when, (((), outputs),))
         yield Row("combines", issued - tiles, work.name, place=work.unit.name, boundary="issued")
@@ -59,12 +64,31 @@ def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) ->
     yield Row("busy", seconds, work.name, place=work.unit.name)
 
 
+def _points_of_tiles(group: GroupWork, work: Work) -> float:
+    """Points of the tiles in which an Einsum runs, existing or not: a guard that bounds a loop leaves out states that
+    only carry over."""
+    if not any(loop.source.extent == GUARD for loop in group.nest.loops):
+        return math.inf
+    kinds = variants(group.nest, work.einsum.ranks)
+    return group.total(work.when, tuple((when, math.prod(n for _, n in box.values())) for when, box in kinds))
+
+
 def instances(group: GroupWork, machine: Machine) -> int:
     """Instances that share the group's tiles: those of the axes of its spatial loops, or as many as there are tiles."""
     used = 1
     for over in dict.fromkeys(loop.axis for loop in group.nest.loops if loop.axis):
-        used *= min(machine.axis(over).size, math.prod(loop.count for loop in group.nest.loops if loop.axis == over))
+        used *= min(machine.axis(over).size, _iterations(group.nest, over))
     return used
+
+
+def _iterations(nest: Nest, axis: str) -> int:
+    """Iterations of the loops over an axis: of a rank walked in groups of tiles, its tiles."""
+    ranks: dict[str, tuple[int, int]] = {}  # -> (coordinates that its outermost loop walks, innermost tile)
+    for depth, loop in enumerate(nest.loops):
+        if loop.axis == axis:
+            walked = min(nest.extent(loop.rank, depth), nest.workload.extent(loop.rank))
+            ranks[loop.rank] = (ranks.get(loop.rank, (walked, 0))[0], loop.tile)
+    return math.prod(math.ceil(walked / tile) for walked, tile in ranks.values())
 
 
 def _transfer_rows(group: GroupWork, transfer: Transfer, machine: Machine) -> Iterator[Row]:

@@ -106,7 +106,7 @@ def _tiles(report: Report, leaf: Site[Compute], workload: Workload) -> dict[str,
             outer = left.get(rank)
             if outer is not None and tile > outer:
                 report.add(at, f"the tile of {rank} grows inward: {tile} inside {outer}")
-            elif outer is not None and outer % tile:
+            elif outer is not None and outer < workload.extent(rank) and outer % tile:
                 report.add(at, f"the tile of {rank} does not divide the one around it: {tile} inside {outer}")
             left[rank] = tile
     return {rank: min(tile, workload.extent(rank)) for rank, tile in left.items()}
@@ -132,8 +132,10 @@ def _axes(report: Report, leaf: Site[Compute], einsum: Einsum, workload: Workloa
     taken: dict[str, str] = {}
     left = {rank: workload.extent(rank) for rank in workload.cascade.ranks}
     for at, loop in nest(leaf):
-        counts = [math.ceil(left[r] / t) for r, t in zip(loop.ranks, loop.tile, strict=True)]
-        left |= {r: min(t, left[r]) for r, t in zip(loop.ranks, loop.tile, strict=True)}
+        counts: list[int] = []
+        for rank, tile in zip(loop.ranks, loop.tile, strict=True):
+            counts.append(math.ceil(left[rank] / tile))
+            left[rank] = min(tile, left[rank])
         if loop.over is None:
             continue
         ranks = ",".join(loop.ranks)

@@ -1,162 +1,21 @@
 """Mappings to a GPU: thread blocks over tiles of the outputs, a tile loop inside, operands staged through `smem`.
 
 Each generator says which ranks the thread blocks split, which rank the tile loop walks, and which Einsums stand in
-which group; units, warps and holds follow from the cascade. An Einsum that lacks the loop's rank stands after the loop
-if it reads what the loop made, else before it.
+which group; `mapper.kernel_gpu` makes the groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping as Dict
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping as Dict
+from functools import partial
 
 from arch.machine import Machine
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, rank_variables, walk
-from einsum.ops import is_view, operation_classes
+from einsum.cascade import Access, Cascade, rank_variables, walk
+from einsum.ops import is_view
 from einsum.problems import InputError, Problem
 from mapper.fusemax import sizes_of
-from mapper.mapping import GUARD, Compute, Group, Hold, Loop, Mapping, Seq
-
-Sizes = Dict[str, int]
-SLOW = ("exp", "exp2", "log", "sqrt", "div", "silu")  # operation classes of the MUFU
-QUADS = 4  # sub-cores of an SM, each with its own warps
-LARGE = 128  # rows of a block that eight warps share
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One group: the Einsums of a thread block's program, what the grid splits, and the tile loop."""
-
-    name: str
-    einsums: tuple[str, ...]
-    grid: Dict[str, int]  # rank -> tile, the last rank fastest
-    loop: tuple[str, int] | None = None  # rank and tile
-    stages: int = 2
-    kept: tuple[str, ...] = ()  # handed over to, or taken over from, a neighbour
-    guarded: bool = False  # the loop leaves out tiles that the guards leave empty
-
-    @property
-    def warps(self) -> int:
-        """Among which a block is dealt out."""
-        return QUADS * (2 if max(self.grid.values()) >= LARGE else 1)
-
-
-def power_of_two(n: int) -> int:
-    """The least power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
-
-
-def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel, ...], sizes: Sizes) -> Mapping:
-    """The mapping of kernels to groups, one after another; what is computed is fp32 until it leaves for memory."""
-    groups: list[Group] = []
-    for kernel in kernels:
-        groups.append(_group(cascade, kernel, (groups[-1].name,) if groups else ()))
-    given = {t.name for t in cascade.tensors if t.dtype != "fp32"}
-    operands = {a.tensor for e in cascade.einsums if _is_product(e) for a in _factors(e.expr) if isinstance(a, Access)}
-    computed = (e.name for e in cascade.einsums if not is_view(e) and e.name not in given | operands)
-    types = tuple((t, "fp32") for t in computed)
-    narrow = tuple((t, "bf16") for t in operands if t in cascade and t not in given and not is_view(cascade[t]))
-    return Mapping(name, cascade.name, machine.name, tuple(groups), tuple(sizes.items()), types + tuple(sorted(narrow)))
-
-
-def _is_product(einsum: Einsum) -> bool:
-    """A matrix product, work of the tensor units: each of two factors has a rank that the other one lacks."""
-    factors = [f for f in _factors(einsum.expr) if isinstance(f, Access)]
-    if "mac" not in operation_classes(einsum) or len(factors) != 2:
-        return False
-    left, right = (set(rank_variables(access)) for access in factors)
-    return bool(left - right) and bool(right - left)
-
-
-def _factors(expr: Expr) -> tuple[Expr, ...]:
-    if isinstance(expr, Apply) and expr.op == "*":
-        return tuple(factor for arg in expr.args for factor in _factors(arg))
-    return (expr,)
-
-
-def _group(cascade: Cascade, kernel: Kernel, after: tuple[str, ...]) -> Group:
-    sides = _sides(cascade, kernel)
-    leaves = tuple(_leaf(cascade[name], sides[name], kernel) for name in kernel.einsums)
-    outer, inner = _holds(cascade, kernel, sides)
-    body: tuple[Loop | Seq, ...] = (Seq(leaves),)
-    if kernel.loop:
-        rank, tile = kernel.loop
-        body = (Loop((rank,), (tile,), extent=GUARD if kernel.guarded else None, holds=inner, body=body),)
-    ranks, tiles = tuple(kernel.grid), tuple(kernel.grid.values())
-    grid = Loop(ranks, tiles, over="sm.sm", fill="dynamic", holds=outer, body=body)
-    return Group(kernel.name, (grid,), after)
-
-
-def _sides(cascade: Cascade, kernel: Kernel) -> dict[str, str]:
-    """Einsum -> "" inside the tile loop, "first" before it, "last" after it."""
-    sides: dict[str, str] = {}
-    rank = kernel.loop[0] if kernel.loop else None
-    for name in kernel.einsums:
-        einsum = cascade[name]
-        made = [a.tensor for a in einsum.reads if a.tensor in kernel.einsums]
-        late = any(sides.get(t) == "last" or rank in cascade[t].ranks for t in made)
-        sides[name] = "" if rank is None or rank in einsum.ranks else "last" if late else "first"
-    return sides
-
-
-def _leaf(einsum: Einsum, side: str, kernel: Kernel) -> Compute:
-    at = ((kernel.loop[0], side),) if side and kernel.loop else ()
-    classes = operation_classes(einsum)
-    slow = [c for c in classes if c in SLOW]
-    fast = len(slow) < len(classes) or "silu" in classes
-    unit = "tensor" if _is_product(einsum) else "+".join(("fma",) * fast + ("mufu",) * bool(slow))
-    blocks = {**kernel.grid, **(dict([kernel.loop]) if kernel.loop else {})}
-    rows = next((r for r in einsum.ranks if blocks.get(r, 1) >= kernel.warps and r not in einsum.reduced), None)
-    fill = "block" if kernel.warps == QUADS else "cyclic"
-    loops = (Loop((rows,), (blocks[rows] // kernel.warps,), over="subcore.quad", fill=fill),) if rows else ()
-    return Compute(einsum.name, unit or "fma", at=at, loops=loops)
-
-
-def _holds(cascade: Cascade, kernel: Kernel, sides: Dict[str, str]) -> tuple[tuple[Hold, ...], tuple[Hold, ...]]:
-    """(holds of the grid's loop, holds of the tile loop)."""
-    rank = kernel.loop[0] if kernel.loop else None
-    outer: dict[str, Hold] = {}
-    inner: dict[str, Hold] = {}
-    for access in _read(cascade, kernel):
-        varies = rank in rank_variables(access) or rank in _behind(cascade, access.tensor)
-        where, deep = (inner, kernel.stages) if varies else (outer, 1)
-        kept = access.tensor in kernel.kept
-        memory = "registers" if kept and access.tensor in cascade else "smem"
-        where[access.tensor] = Hold(access.tensor, memory, deep=deep, kept=kept, users=_users(cascade, kernel, access))
-    for name in kernel.einsums:
-        einsum = cascade[name]
-        used = any(a.tensor == name for n in kernel.einsums for a in cascade[n].reads)
-        carried = rank is not None and rank in (*einsum.reduced, einsum.iterative)
-        if used or carried or name in kernel.kept:
-            where = outer if carried or sides[name] or rank is None else inner
-            where[name] = Hold(name, "registers", kept=name in kernel.kept)
-    return tuple(outer.values()), tuple(inner.values())
-
-
-def _read(cascade: Cascade, kernel: Kernel) -> Iterator[Access]:
-    """What the group reads from memory in blocks."""
-    for name in kernel.einsums:
-        for access in cascade[name].reads:
-            if access.tensor not in kernel.einsums and not _picks(access):
-                yield access
-
-
-def _picks(access: Access) -> bool:
-    """Whether an index from a tensor picks single elements."""
-    return any(isinstance(node, Access) for index in access.indices for node in walk(index))
-
-
-def _users(cascade: Cascade, kernel: Kernel, block: Access) -> tuple[str, ...]:
-    """The Einsums that read a tensor in blocks, if others pick elements of it: those go to memory on their own."""
-    reads = {n: [a for a in cascade[n].reads if a.tensor == block.tensor] for n in kernel.einsums}
-    picking = any(_picks(a) for accesses in reads.values() for a in accesses)
-    return tuple(n for n, accesses in reads.items() if block in accesses) if picking else ()
-
-
-def _behind(cascade: Cascade, tensor: str) -> tuple[str, ...]:
-    """Rank variables of the storage that a view reads."""
-    view = cascade[tensor] if tensor in cascade and is_view(cascade[tensor]) else None
-    return rank_variables(view.expr) if view else ()
+from mapper.kernel_gpu import Kernel, Sizes, is_product, mapped, power_of_two
+from mapper.mapping import Mapping
 
 
 def _names(cascade: Cascade) -> tuple[str, ...]:
@@ -186,9 +45,16 @@ def _heads(cascade: Cascade, output: str, rows: Dict[str, int]) -> dict[str, int
 
 
 def flash_attention(
-    cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64, stages: int = 2
+    cascade: Cascade,
+    machine: Machine,
+    sizes: Sizes,
+    block_m: int = 64,
+    block_n: int = 64,
+    stages: int = 2,
+    fill: str = "dynamic",
+    tma: bool = False,
 ) -> Mapping:
-    """FlashAttention-2 for any 1-pass attention: a block of queries of one head for each thread block."""
+    """FlashAttention-2 for any 1-pass attention: a block of queries of one head for each tile of the grid."""
     _needs("flash-attention", "1-pass attention over tiles m1 of the keys", "m1" in cascade.ranks and "RM" in cascade)
     block_m = min(block_m, power_of_two(sizes["P"])) if "P" in sizes else 16
     output = cascade.outputs[0]
@@ -200,8 +66,16 @@ def flash_attention(
         ("m1", 1),
         stages,
         guarded=_guards(cascade, "m1"),
+        fill=fill,
+        tma=tma,
     )
-    return mapped("flash-attention", cascade, machine, (kernel,), {"M0": block_n})
+    return mapped(_named("flash-attention", kernel), cascade, machine, (kernel,), {"M0": block_n})
+
+
+def _named(base: str, kernel: Kernel) -> str:
+    """A mapping's name with what sets its grid and its transfers apart."""
+    apart = {"persistent": kernel.fill in ("cyclic", "sorted"), "grouped": kernel.group > 1, "tma": kernel.tma}
+    return "-".join([base, *(word for word, is_so in apart.items() if is_so)])
 
 
 def decode(
@@ -314,24 +188,30 @@ def gemm(
     block_n: int = 64,
     block_k: int = 64,
     stages: int = 3,
+    fill: str = "dynamic",
+    group: int = 1,
+    tma: bool = False,
 ) -> Mapping:
-    """A kernel for each matrix product, and what is done to its result element by element in the same kernel."""
+    """A kernel for each matrix product, and what is done to its result element by element in the same kernel.
+
+    With `group` > 1 the grid walks so many blocks of rows for each block of columns, whose data they share in L2.
+    """
     runs = _products(cascade)
-    fits = all(len(cascade[run[-1]].output_ranks) > 1 and _is_product(cascade[run[0]]) for run in runs)
+    fits = all(len(cascade[run[-1]].output_ranks) > 1 and is_product(cascade[run[0]]) for run in runs)
     _needs("gpu-gemm", "matrix products and what follows them element by element", fits)
     kernels: list[Kernel] = []
     for names in runs:
         (*batch, m, n), (k,) = cascade[names[-1]].output_ranks, cascade[names[0]].reduced
         grid = dict.fromkeys(batch, 1) | {m: block_m, n: block_n}
-        kernels.append(Kernel(names[-1], names, grid, (k, block_k), stages))
-    return mapped("gpu-gemm", cascade, machine, tuple(kernels), {})
+        kernels.append(Kernel(names[-1], names, grid, (k, block_k), stages, fill=fill, group=group, tma=tma))
+    return mapped(_named("gpu-gemm", kernels[0]), cascade, machine, tuple(kernels), {})
 
 
 def _products(cascade: Cascade) -> list[tuple[str, ...]]:
     """Runs of Einsums: products of what is in memory, then what is made of them element by element."""
     runs: list[list[str]] = [[]]
     for name in _names(cascade):
-        if runs[-1] and _is_product(cascade[name]) and {a.tensor for a in cascade[name].reads} & set(runs[-1]):
+        if runs[-1] and is_product(cascade[name]) and {a.tensor for a in cascade[name].reads} & set(runs[-1]):
             runs.append([])
         runs[-1].append(name)
     return [tuple(run) for run in runs]
@@ -339,9 +219,13 @@ def _products(cascade: Cascade) -> list[tuple[str, ...]]:
 
 GENERATORS: dict[str, Callable[[Cascade, Machine, Sizes], Mapping]] = {
     "flash-attention": flash_attention,
+    "flash-attention-persistent": partial(flash_attention, fill="sorted"),
+    "flash-attention-tma": partial(flash_attention, tma=True),
     "gpu-decode": decode,
     "gpu-rows": rows,
     "gpu-unfused": unfused,
     "gpu-passes": passes,
     "gpu-gemm": gemm,
+    "gpu-gemm-grouped": partial(gemm, group=8),
+    "gpu-gemm-persistent-tma": partial(gemm, fill="cyclic", tma=True),
 }

@@ -6,6 +6,7 @@ linearised loop over several ranks becomes one `NestLoop` a rank. docs/SEMANTICS
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping as Dict, Sequence
 from dataclasses import dataclass
@@ -60,20 +61,25 @@ class Nest:
     def positions(self, rank: str) -> tuple[int, ...]:
         return tuple(i for i, loop in enumerate(self.loops) if loop.rank == rank)
 
-    def last_start(self, rank: str) -> int:
-        """First coordinate of the last innermost tile of `rank`."""
-        tile = self.extent(rank)
-        return (math.ceil(self.workload.extent(rank) / tile) - 1) * tile
+    def tiles(self, rank: str) -> int:
+        """Innermost tiles of a rank."""
+        return math.ceil(self.workload.extent(rank) / self.extent(rank))
 
-    def last_tile(self, rank: str) -> When:
-        """The condition that the innermost tile of `rank` is the last one: every loop over it at its last iteration,
-        or at that index if a guard may end the loop before."""
-        start, when = self.last_start(rank), []
+    def at_tile(self, rank: str, tile: int) -> When:
+        """The condition that the innermost tile of `rank` is that one. Of the last one every loop over the rank is at
+        its last iteration, so that loops before it fold, or at that index if a guard may end the loop before."""
+        last, start, when = tile == self.tiles(rank) - 1, tile * self.extent(rank), []
         for position in self.positions(rank):
             loop = self.loops[position]
-            when.append((position, start // loop.tile if loop.source.extent == GUARD else "last"))
+            named = last and loop.source.extent != GUARD
+            when.append((position, "last" if named else start // loop.tile))
             start %= loop.tile
         return tuple(when)
+
+    def box(self, rank: str, tile: int) -> tuple[int, int]:
+        """(first coordinate, extent) of an innermost tile of `rank`, cut off at the rank's end."""
+        start = tile * self.extent(rank)
+        return start, min(self.extent(rank), self.workload.extent(rank) - start)
 
     def count(self, when: When = ()) -> int:
         """Innermost iterations that satisfy every condition; exact for affine bounds.
@@ -116,7 +122,8 @@ def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
             covered = made[outer[-1]].tile if outer else workload.extent(rank)
             count = math.ceil(min(covered, workload.extent(rank)) / tile)
             stop = [Floor(count)]
-            if count > 1 and outer and workload.extent(rank) % made[outer[0]].tile:  # the last holds fewer inner tiles
+            cut = any(workload.extent(rank) % made[i].tile for i in outer)
+            if count > 1 and cut:  # the last outer tile holds fewer inner ones
                 stop.append(_tail(rank, tile, outer, made, workload))
             start = [Floor(0)]
             if loop.extent == GUARD:
@@ -182,19 +189,55 @@ def _bound(
 
 
 def variants(
-    nest_: Nest, ranks: Sequence[str], cut: Sequence[str] = ()
+    nest_: Nest,
+    ranks: Sequence[str],
+    cut: Sequence[tuple[Affine, int]] = (),
+    short: Sequence[tuple[str, tuple[str, ...], np.ndarray]] = (),
 ) -> list[tuple[When, Dict[str, tuple[int, int]]]]:
-    """The kinds of innermost tile by which of `ranks` stand at a last tile that is cut off, most cut first.
+    """The kinds of innermost tile over `ranks`, most cut off first.
 
-    A rank's last tile is cut off when the tile does not divide the rank, or when `cut` names it. Each kind is
-    (conditions, rank -> (first coordinate, extent)), with 0 for the first coordinate of a tile that is not cut; the
-    first kind whose conditions hold is a tile's kind.
+    A rank's last tile is cut off when the tile does not divide the rank; a tile of several ranks when an index of `cut`
+    leads to or beyond the end that stands beside it; a tile of a rank when a length of `short` ends in or before it
+    (`mapper.tile.Length`, over ranks that are walked one by one). Each kind is (conditions, rank -> (first coordinate,
+    extent)), with 0 for the first coordinate of a tile that is not cut; the first kind whose conditions hold is its.
     """
-    ragged = [r for r in ranks if nest_.positions(r) and (r in cut or nest_.workload.extent(r) % nest_.extent(r))]
-    full = {r: (0, nest_.extent(r)) for r in ranks}
-    kinds = []
-    for mask in range(2 ** len(ragged) - 1, -1, -1):
-        last = [r for i, r in enumerate(ragged) if mask >> i & 1]
-        tail = {r: (nest_.last_start(r), nest_.workload.extent(r) - nest_.last_start(r)) for r in last}
-        kinds.append((tuple(c for r in last for c in nest_.last_tile(r)), full | tail))
-    return kinds
+    ragged = [r for r in ranks if nest_.positions(r) and nest_.workload.extent(r) % nest_.extent(r)]
+    causes = [[{r: nest_.tiles(r) - 1}] for r in ragged]
+    causes += [_beyond(nest_, [r for r in ranks if nest_.positions(r)], form, size) for form, size in cut]
+    limits = [x for x in short if {x[0], *x[1]} <= set(ranks) and all(nest_.extent(r) == 1 for r in x[1])]
+    causes += [_short(nest_, *limit) for limit in limits]
+    full, kinds = {r: (0, nest_.extent(r)) for r in ranks}, {}
+    for chosen in itertools.product(*([*tiles, {}] for tiles in causes)):
+        at: dict[str, int] = {r: i for tiles in chosen for r, i in tiles.items()}
+        if all(at[r] == i for tiles in chosen for r, i in tiles.items()):
+            when = tuple(c for r in ranks if r in at for c in nest_.at_tile(r, at[r]))
+            box = full | {r: nest_.box(r, i) for r, i in at.items()}
+            for rank, by, length in limits:
+                if {rank, *by} <= set(at):
+                    (first, extent), end = box[rank], int(length[tuple(at[r] for r in by)])
+                    box[rank] = first, max(0, min(extent, end - first))
+            kinds.setdefault(when, box)
+    return sorted(kinds.items(), key=lambda kind: -len(kind[0]))
+
+
+def _short(nest_: Nest, rank: str, by: tuple[str, ...], length: np.ndarray) -> list[Dict[str, int]]:
+    """The tiles (rank -> index of its tile) that a length ends in or before."""
+    tile, extent = nest_.extent(rank), nest_.workload.extent(rank)
+    ends = np.minimum(np.arange(1, nest_.tiles(rank) + 1) * tile, extent)
+    ended = np.argwhere(np.asarray(length)[..., None] < ends)
+    return [dict(zip((*by, rank), map(int, at), strict=True)) for at in ended]
+
+
+def _beyond(nest_: Nest, looped: Sequence[str], form: Affine, size: int) -> list[Dict[str, int]]:
+    """The tiles (rank -> index of its tile) of the looped ranks in which the index reaches `size`."""
+    walked = [r for r, _ in form.terms if r in looped]
+    greatest = np.full([nest_.tiles(r) for r in walked], form.const)
+    for rank, factor in form.terms:
+        if rank not in walked:
+            greatest += max(0, factor * (nest_.extent(rank) - 1))
+            continue
+        first = np.arange(nest_.tiles(rank)) * nest_.extent(rank)
+        last = np.minimum(first + nest_.extent(rank), nest_.workload.extent(rank)) - 1
+        along = np.where(np.array(walked) == rank, -1, 1)
+        greatest += (factor * (last if factor > 0 else first)).reshape(along)
+    return [dict(zip(walked, map(int, at), strict=True)) for at in np.argwhere(greatest >= size)] if walked else []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping as Dict, Sequence
+
+import numpy as np
 
 from arch.machine import Machine, Memory
-from einsum.cascade import Access, Einsum, Workload
+from einsum.cascade import Access, Einsum, Workload, walk
 from mapper.mapping import Compute, Hold, Leaf, Loop
 from mapper.nest import When, nest, variants
-from mapper.tile import nbytes, overflowing, storage, whole
+from mapper.tile import Length, Overflow, lengths, nbytes, overflowing, storage, whole
 
 Variants = tuple[tuple[When, float], ...]  # the first whose conditions hold counts; the last has none
 
@@ -17,8 +19,15 @@ Variants = tuple[tuple[When, float], ...]  # the first whose conditions hold cou
 class Placement:
     """The leaves of one group on a machine; answers questions about them."""
 
-    def __init__(self, workload: Workload, machine: Machine, inside: Sequence[Leaf[Compute]]) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        machine: Machine,
+        inside: Sequence[Leaf[Compute]],
+        given: Dict[str, np.ndarray] | None = None,
+    ) -> None:
         self.workload, self.machine, self.cascade = workload, machine, workload.cascade
+        self.given = given or {}  # tensors of lengths whose values are known
         self.loops = inside[0].loops  # one nest a group (`mapper.check`)
         self.nest = nest(self.loops, workload)
         self.leaf = {leaf.node.einsum: leaf for leaf in inside}
@@ -63,15 +72,27 @@ class Placement:
         """The memory right above a unit, or above the arrays around it."""
         return own_memory(self.machine, unit).name
 
-    def cut(self, einsum: Einsum) -> tuple[str, ...]:
-        """Ranks whose last tile holds less because an operand's storage ends."""
+    def cut(self, einsum: Einsum) -> tuple[Overflow, ...]:
+        """Where tiles hold less because an operand's storage ends."""
         every = (einsum.output, *einsum.reads)
-        return tuple(dict.fromkeys(rank for access in every for rank in overflowing(self.workload, access)))
+        return tuple(dict.fromkeys(end for access in every for end in overflowing(self.workload, access)))
 
-    def bytes(self, ranks: Sequence[str], cut: Sequence[str], access: Access, times: float = 1) -> Variants:
+    def bytes(
+        self,
+        ranks: Sequence[str],
+        cut: Sequence[Overflow],
+        access: Access,
+        times: float = 1,
+        short: Sequence[Length] = (),
+    ) -> Variants:
         """Bytes behind the access in one tile over `ranks`, `times` over, by how the tile is cut off."""
-        kinds = variants(self.nest, ranks, cut)
+        kinds = variants(self.nest, ranks, cut, short)
         return tuple((when, times * nbytes(self.workload, access, box)) for when, box in kinds)
+
+    def short(self, einsum: Einsum, access: Access) -> tuple[Length, ...]:
+        """The lengths that leave out parts of an access: of what the Einsum writes, and of what it gathers."""
+        gathered = any(isinstance(node, Access) for index in access.indices for node in walk(index))
+        return lengths(einsum, self.given) if gathered or access == einsum.output else ()
 
     def started(self, einsum: Einsum) -> When:
         """The condition that nothing of the Einsum's reductions has been added up yet when a tile starts."""
@@ -85,6 +106,18 @@ class Placement:
             for rank, tile in zip(loop.ranks, loop.tile, strict=True):
                 if loop.over in above:
                     yield rank, min(self.machine.axis(loop.over).size, math.ceil(self._around(leaf, loop, rank) / tile))
+
+    def fan_out(self, leaf: Leaf[Compute], memory: str, ranks: Sequence[str]) -> tuple[int, int]:
+        """(reads, copies): a tensor over `ranks` goes to all the leaf's instances of the memory in so many reads, one
+        for each coordinate of an axis that cannot multicast, each read to so many instances."""
+        above = {f"{array}.{axis.name}": axis for array, axis in self.machine.axes(memory)}
+        reads, copies = 1, 1
+        for loop in leaf.node.loops:
+            for rank, tile in zip(loop.ranks, loop.tile, strict=True):
+                if loop.over in above and rank not in ranks:
+                    n = min(above[loop.over].size, math.ceil(self._around(leaf, loop, rank) / tile))
+                    reads, copies = (reads, copies * n) if above[loop.over].multicast else (reads * n, copies)
+        return reads, copies
 
     def _around(self, leaf: Leaf[Compute], loop: Loop, rank: str) -> int:
         """Coordinates of a rank that the loops around a private loop leave it."""
@@ -112,14 +145,14 @@ class Placement:
         if hold.along is None:
             return {}
         step: dict[str, int] = {}
-        for loop in self._users(hold)[0].node.loops:
+        for loop in self.users(hold)[0].node.loops:
             if loop.over is None:
                 step |= dict(zip(loop.ranks, loop.tile, strict=True))
             if hold.along in loop.ranks:
                 break
         return {rank: min(tile, self.nest.extent(rank)) for rank, tile in step.items()}
 
-    def _users(self, hold: Hold) -> list[Leaf[Compute]]:
+    def users(self, hold: Hold) -> list[Leaf[Compute]]:
         """The leaves that use a hold, those right below its memory first."""
         names = [n for n in (hold.tensor, *self.readers(hold.tensor)) if n in self.leaf]
         names = [n for n in names if not hold.users or n in hold.users]
@@ -128,7 +161,9 @@ class Placement:
 
     def _dealt(self, hold: Hold, box: dict[str, tuple[int, int]]) -> int:
         """Instances of the hold's memory among which its users' spatial loops deal the tensor out."""
-        shares = dict(self.spatial(self._users(hold)[0], hold.memory))
+        shares: dict[str, int] = {}
+        for rank, n in self.spatial(self.users(hold)[0], hold.memory):
+            shares[rank] = shares.get(rank, 1) * n
         return math.prod(min(n, box[rank][1]) for rank, n in shares.items() if rank in box)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from einsum.affine import Affine, affine
-from einsum.cascade import Access, Cascade, Name, Workload, rank_variables
-from einsum.ops import is_view
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Workload, rank_variables
+from einsum.ops import INTERSECTION, OPS, is_view
 
 Box = Mapping[str, tuple[int, int]]  # rank -> (first coordinate, extent)
+Overflow = tuple[Affine, int]  # an index, and the size of what it indexes
+Length = tuple[str, tuple[str, ...], np.ndarray]  # coordinates of a rank exist below an array over other ranks
 
 
 def storage(cascade: Cascade, tensor: str) -> str:
@@ -34,6 +38,31 @@ def whole(cascade: Cascade, tensor: str) -> Access:
     return Access(tensor, tuple(Name(r) for r in cascade.tensor[tensor].ranks))
 
 
+def chosen(workload: Workload, tensor: str) -> dict[str, int]:
+    """Rank -> how many of its coordinates a top-k leaves the tensor, which is made of chosen points alone; empty where
+    nothing is chosen, or how many depends on the coordinate."""
+    cascade = workload.cascade
+    if tensor not in cascade or cascade[tensor].reduced or cascade[tensor].iterative:
+        return {}
+    einsum = cascade[tensor]
+    if einsum.topk:
+        count = affine(einsum.topk.count, workload.sizes)
+        known = count is not None and not count.terms and len(einsum.topk.ranks) == 1
+        return {r: min(count.const, workload.extent(r)) for r in einsum.topk.ranks} if known and count else {}
+    return _of_chosen(workload, einsum.expr)
+
+
+def _of_chosen(workload: Workload, expr: Expr) -> dict[str, int]:
+    """The same of an expression: every operand of an intersecting operation has to exist."""
+    match expr:
+        case Access(tensor, indices):
+            own = workload.cascade.tensor[tensor].ranks
+            return chosen(workload, tensor) if indices == tuple(map(Name, own)) else {}
+        case Apply(op, args) if OPS[op].merge == INTERSECTION:
+            return next((found for found in (_of_chosen(workload, arg) for arg in args) if found), {})
+    return {}
+
+
 def elements(workload: Workload, access: Access, box: Box) -> int:
     """Distinct elements of the storage behind `access` that the box touches, cut off at the storage's ends.
 
@@ -41,7 +70,9 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
     combination of its rank variables, and all indices together no more than there are points.
     """
     count, used, gathered = 1, {}, False
-    for form, index_ranks, size in _dimensions(workload, access):
+    if any(extent == 0 for _, extent in box.values()):
+        return 0
+    for form, index_ranks, size in dimensions(workload, access):
         used |= dict.fromkeys(index_ranks)
         if form is None:
             gathered = True
@@ -53,7 +84,21 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
             ends = (factor * first, factor * (first + extent - 1))
             low, high = low + min(ends), high + max(ends)
         count *= max(0, min(high, size - 1) - max(low, 0) + 1)
+    for rank, n in chosen(workload, access.tensor).items():
+        if box[rank][1] >= workload.extent(rank):
+            count = count // workload.extent(rank) * n
     return min(count, math.prod(box[r][1] for r in used)) if gathered else count
+
+
+def lengths(einsum: Einsum, given: Mapping[str, np.ndarray]) -> tuple[Length, ...]:
+    """The Einsum's guards `r < L[a,b]` whose tensor of lengths is given."""
+    found = []
+    for guard in einsum.guards:
+        match guard:
+            case Guard(Name(rank), "<", Access(tensor, indices)) if tensor in given:
+                if all(isinstance(index, Name) for index in indices):
+                    found.append((rank, tuple(i.name for i in indices if isinstance(i, Name)), given[tensor]))
+    return tuple(found)
 
 
 def nbytes(workload: Workload, access: Access, box: Box) -> float:
@@ -61,16 +106,14 @@ def nbytes(workload: Workload, access: Access, box: Box) -> float:
     return elements(workload, access, box) * workload.bits(storage(workload.cascade, access.tensor)) / 8
 
 
-def overflowing(workload: Workload, access: Access) -> tuple[str, ...]:
-    """Ranks whose last coordinates can lead beyond the end of the storage (m1 in K[m1*M0+m0], M0 not dividing M)."""
-    found: dict[str, None] = {}
-    for form, _, size in _dimensions(workload, access):
-        if form and form.const + sum(max(0, f * (workload.extent(r) - 1)) for r, f in form.terms) >= size:
-            found |= dict.fromkeys(r for r, _ in form.terms)
-    return tuple(found)
+def overflowing(workload: Workload, access: Access) -> tuple[Overflow, ...]:
+    """Index forms whose last coordinates lead beyond the end of the storage (m1*M0+m0 in K, M0 not dividing M), each
+    with the size of the storage there."""
+    greatest = lambda form: form.const + sum(max(0, f * (workload.extent(r) - 1)) for r, f in form.terms)
+    return tuple((form, size) for form, _, size in dimensions(workload, access) if form and greatest(form) >= size)
 
 
-def _dimensions(workload: Workload, access: Access) -> list[tuple[Affine | None, tuple[str, ...], int]]:
+def dimensions(workload: Workload, access: Access) -> list[tuple[Affine | None, tuple[str, ...], int]]:
     """(affine form or None, rank variables, size) of each dimension of the storage."""
     cascade, sizes = workload.cascade, workload.sizes
     forms = [affine(i, sizes) for i in access.indices]

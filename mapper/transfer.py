@@ -77,19 +77,30 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
     ranks = varying_ranks(cascade, tensor)
     idle = [i for i, loop in enumerate(place.nest.loops) if i >= depth and loop.rank not in ranks]
     access = whole(cascade, tensor)
-    kinds = place.bytes(cascade.tensor[tensor].ranks, overflowing(place.workload, access), access, hold.part)
+    short = place.short(cascade[tensor], cascade[tensor].output) if tensor in place.leaf else ()
+    kinds = place.bytes(cascade.tensor[tensor].ranks, overflowing(place.workload, access), access, hold.part, short)
     state = state_rank(cascade, tensor)
     user = lambda einsum: not hold.users or einsum in hold.users
     written = tensor in place.leaf and user(tensor)
     carried = written and any(loop.rank == state for loop in place.nest.loops[:depth])
     readers = tuple(filter(user, place.readers(tensor)))
-    if not written or carried:
-        copies = math.prod(n for rank, n in place.spatial(place.leaf[readers[0]], hold.memory) if rank not in ranks)
+    partial = _split(place, tensor, depth) if written else ()
+    if not written or carried or partial:
+        reads, copies = place.fan_out(place.users(hold)[0], hold.memory, ranks)
         when = tuple((i, "first") for i in idle)
-        yield Transfer("fill", name, outer, hold.memory, when, kinds, readers, hold, depth, copies)
+        brought = tuple((cut, reads * n) for cut, n in kinds)
+        if partial and not carried:  # nothing has been added up the first time
+            brought = tuple(pair for cut, n in brought for pair in (((*cut, *partial), 0.0), (cut, n)))
+        yield Transfer("fill", name, outer, hold.memory, when, brought, readers, hold, depth, copies)
     if written:
         when = tuple((i, "last") for i in idle)
         yield Transfer("drain", name, hold.memory, outer, when, kinds, (tensor,), hold, depth)
+
+
+def _split(place: Placement, tensor: str, depth: int) -> When:
+    """The first iterations of the loops around a hold that the tensor is added up over."""
+    loops = enumerate(place.nest.loops[:depth])
+    return tuple((i, "first") for i, loop in loops if loop.rank in place.cascade[tensor].reduced and loop.axis is None)
 
 
 def _accesses(place: Placement, leaf: Leaf[Compute]) -> Iterator[Transfer]:
@@ -100,13 +111,13 @@ def _accesses(place: Placement, leaf: Leaf[Compute]) -> Iterator[Transfer]:
 
     def moved(kind: str, access: Access, source: str, target: str, kinds: Variants) -> Iterator[Transfer]:
         used = rank_variables(access)
-        copies = math.prod(n for rank, n in place.spatial(leaf, own) if rank not in used) if kind == "read" else 1
+        copies = place.fan_out(leaf, own, used)[1] if kind == "read" else 1
         tensor = storage(place.cascade, access.tensor)
         made = Transfer(kind, tensor, source, target, when, kinds, (name,), copies=copies)
         yield from _with_spill(place, made, place.hold(access.tensor, leaf))
 
     def kinds(access: Access, times: int) -> Variants:
-        return place.bytes(einsum.ranks, place.cut(einsum), access, times)
+        return place.bytes(einsum.ranks, place.cut(einsum), access, times, place.short(einsum, access))
 
     for access in dict.fromkeys(einsum.reads):
         memory = place.memory(access.tensor, leaf)
@@ -127,7 +138,8 @@ def _accesses(place: Placement, leaf: Leaf[Compute]) -> Iterator[Transfer]:
 
 def _repeats(place: Placement, leaf: Leaf[Compute], access: Access) -> int:
     """How often each element is fetched in a tile: once for every iteration of a private temporal loop that does not
-    vary it but encloses one that does, and for every instance along an axis that cannot multicast."""
+    vary it but encloses one that does, and for every instance along an axis that cannot multicast (results: reduce)."""
+    result = access is place.cascade[leaf.node.einsum].output
     loops, used = leaf.node.loops, set(rank_variables(access))
     left = {rank: place.nest.extent(rank) for loop in loops for rank in loop.ranks}
     counts = []
@@ -142,6 +154,8 @@ def _repeats(place: Placement, leaf: Leaf[Compute], access: Access) -> int:
             continue
         if loop.over is None:
             repeats *= count if any(varies[i:]) else 1
-        elif not place.machine.axis(loop.over).multicast:
-            repeats *= min(count, place.machine.axis(loop.over).size)
+            continue
+        axis = place.machine.axis(loop.over)
+        if not (axis.reduce if result else axis.multicast):
+            repeats *= min(count, axis.size)
     return repeats

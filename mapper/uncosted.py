@@ -17,7 +17,8 @@ def check_costed(report: Report, every: tuple[Site[Node], ...], workload: Worklo
     for site in of_type(every, Loop):
         _loop(report, site.at, site.node)
     for site in of_type(every, Move):
-        _refuse(report, site.at, "a transfer as a leaf is")
+        if site.node.unit or site.node.stage:
+            _refuse(report, site.at, "a transfer that a unit makes, or that runs stages behind, is")
     for leaf in of_type(every, Compute):
         if leaf.node.shares:
             _refuse(report, leaf.at, "sharing an Einsum's points among units is")

@@ -7,9 +7,13 @@ closed form multiplies by exact counts, the simulator lowers the same facts to t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping as Dict, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping as Dict
 from dataclasses import dataclass
+from itertools import combinations
 from typing import cast
+
+import numpy as np
 
 from arch.machine import Machine, Unit
 from einsum.cascade import Einsum, Workload
@@ -57,24 +61,30 @@ class GroupWork:
 
     def total(self, when: When, kinds: Variants) -> float:
         """Sum of the variants' values over all tiles, of all grid instances, that satisfy `when`."""
-        exact: list[int] = []
-        for conditions, _ in kinds:  # from most to least cut off: what is more cut off has been counted already
-            inside = sum(n for n, (other, _) in zip(exact, kinds, strict=False) if set(conditions) < set(other))
-            exact.append(self.nest.count((*when, *conditions)) - inside)
-        return sum(n * value for n, (_, value) in zip(exact, kinds, strict=True))
+        total, counted = 0.0, Counter[frozenset[tuple[int, str | int]]]()  # conditions -> tiles counted under more
+        for conditions, value in kinds:  # from most to least cut off
+            own = tuple(dict.fromkeys(conditions))
+            exact = self.nest.count((*when, *own)) - counted[frozenset(own)]
+            total += exact * value
+            for n in range(len(own) + 1):
+                counted.update({frozenset(fewer): exact for fewer in combinations(own, n)})
+        return total
 
 
-def group_works(mapping: Mapping, workload: Workload, machine: Machine) -> tuple[GroupWork, ...]:
-    """The facts of every group. The mapping must have passed `mapper.check.check`."""
+def group_works(
+    mapping: Mapping, workload: Workload, machine: Machine, given: Dict[str, np.ndarray] | None = None
+) -> tuple[GroupWork, ...]:
+    """The facts of every group. The mapping must have passed `mapper.check.check`. `given` are tensors of lengths;
+    without them every length is the whole rank."""
     every = tuple(cast("Leaf[Compute]", leaf) for leaf in leaves(mapping) if isinstance(leaf.node, Compute))
     return tuple(
-        _group(group, [leaf for leaf in every if leaf.group == group.name], workload, machine)
+        _group(group, Placement(workload, machine, [leaf for leaf in every if leaf.group == group.name], given))
         for group in mapping.groups
     )
 
 
-def _group(group: Group, inside: Sequence[Leaf[Compute]], workload: Workload, machine: Machine) -> GroupWork:
-    place = Placement(workload, machine, inside)
+def _group(group: Group, place: Placement) -> GroupWork:
+    inside = tuple(place.leaf.values())
     works = tuple(work for leaf in inside for work in _works(place, leaf))
     return GroupWork(group, inside[0].parent, place.nest, works, tuple(transfers(place)), tuple(place.footprints()))
 

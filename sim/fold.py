@@ -37,17 +37,7 @@ class Recurrence:
     def __init__(self, program: Program, whole: int = 0) -> None:
         self._whole = whole
         self._seen: list[dict[Hashable, Seen]] = [{} for _ in program.loops]
-        inner = [
-            {n for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop) for n in loops_of(b)}
-            for d in range(len(program.loops))
-        ]
-        self._skippable = [loop.name not in names for loop, names in zip(program.loops, inner, strict=True)]
-        named = [w for t in program.tasks for w in (*t.when, *(w for v in t.variants for w in v.when))]
-        # an iteration that a condition names is unlike its neighbours: states count only after the last such index
-        self._plain_from = [
-            max((w.at + 1 for w in named if w.loop == loop.name and isinstance(w.at, int)), default=0)
-            for loop in program.loops
-        ]
+        self._skippable, self._plain_from = repeats(program)
 
     def __call__(self, engine: Engine) -> None:
         cursor = engine.cursor
@@ -72,6 +62,21 @@ class Recurrence:
             seen[key] = _now(engine, index)
         elif times := min(left // (index - then.index), _times_until_scarce(engine, then)):
             _skip(engine, d, then, times)
+
+
+def repeats(program: Program) -> tuple[list[bool], list[int]]:
+    """Of each loop: whether its iterations may repeat, and from which index on. Rule 6.11."""
+    inner = [
+        {n for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop) for n in loops_of(b)}
+        for d in range(len(program.loops))
+    ]
+    named = [w for t in program.tasks for w in (*t.when, *(w for v in t.variants for w in v.when))]
+    # an iteration that a condition names is unlike its neighbours: states count only after the last such index
+    plain_from = [
+        max((w.at + 1 for w in named if w.loop == loop.name and isinstance(w.at, int)), default=0)
+        for loop in program.loops
+    ]
+    return [loop.name not in names for loop, names in zip(program.loops, inner, strict=True)], plain_from
 
 
 def run(program: Program, trace_tiles: int = 0) -> Run:

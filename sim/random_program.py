@@ -15,8 +15,11 @@ from sim.program import Affine, Dep, Extreme, Loop, Program, Resource, Slot, Tab
 TICKS = (0, 1, 2, 3, 5, 7, 16, 64, 137)
 
 
-def random_program(seed: int, most: tuple[int, int, int] = (6, 9, 40), kind: str | None = None) -> Program:
-    """A program over a nest of at most `most` iterations a loop. `kind` is one of square, causal, band, ragged."""
+def random_program(
+    seed: int, most: tuple[int, int, int] = (6, 9, 40), kind: str | None = None, static: bool = False
+) -> Program:
+    """A program over a nest of at most `most` iterations a loop. `kind` is one of square, causal, band, ragged.
+    With `static` every resource has a static order; slots may still be given back out of order."""
     r = random.Random(seed)
     loops = _loops(r, most, kind or r.choice(("square",) * 4 + ("causal", "band", "ragged")))
     names = [f"T{k}" for k in range(r.randint(2, 9))]
@@ -25,7 +28,7 @@ def random_program(seed: int, most: tuple[int, int, int] = (6, 9, 40), kind: str
     slots = _add_slots(r, tasks, loops)
     window = r.randint(1, 5)
     cut = r.randint(1, len(tasks)) if window > 1 and r.random() < 0.5 else len(tasks)
-    ordered = tuple(Resource(n, _order(r, n, tasks, cut)) for n in resources)
+    ordered = tuple(Resource(n, _order(r, n, tasks, cut, static)) for n in resources)
     return Program(f"random{seed}", loops, tuple(tasks), ordered, window, 1.0, slots)
 
 
@@ -95,9 +98,11 @@ def _add_slots(r: random.Random, tasks: list[Task], loops: tuple[Loop, ...]) -> 
     return tuple(slots)
 
 
-def _order(r: random.Random, resource: str, tasks: list[Task], cut: int) -> tuple[tuple[str, int], ...] | None:
+def _order(
+    r: random.Random, resource: str, tasks: list[Task], cut: int, static: bool
+) -> tuple[tuple[str, int], ...] | None:
     """Tasks from `cut` on run one tile behind, and first."""
     mine = [(t.name, int(k >= cut)) for k, t in enumerate(tasks) if t.resource == resource]
-    if not mine or r.random() < 0.6:
+    if not mine or (not static and r.random() < 0.6):
         return None
     return tuple(sorted(mine, key=lambda entry: -entry[1]))

@@ -1,25 +1,47 @@
 """Every way to get a number, side by side: closed form, counted, compiled, simulated, measured.
 
 One row a (cascade, mapping, sizes) and quantity. Only equal definitions stand in one row: bytes issued at the outermost
-memory, operations issued, work of one iteration of a tile loop, latency. Kernels are interpreted and compiled, so
-their sizes are small; what was measured stands beside the closed form of its own sizes.
+memory, operations issued, work of one iteration of a tile loop, latency. Where a method has no number the row says why.
+Kernels are interpreted and compiled, so their sizes are small; what was measured stands beside the closed form of its
+own sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping as Dict, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from mapper.result import Result
+from arch.read import load as load_machine
+from einsum.problems import InputError, Problem, suggest
+
+if TYPE_CHECKING:
+    from gpu_backend.check import Verdict
 
 METHODS = ("closed form", "counted", "compiled", "simulated", "measured")
 EQUAL, BOUND, ALONE, DIFFERS, WRONG = "equal", "above the bound", "alone", "differs", "WRONG"
-FUSEMAX = (  # (cascade, mapping, machine): what the simulator runs
+FUSEMAX = (  # (cascade, mapping, machine): what the simulator runs; two passes were mapped to GPUs alone
     ("attention-1pass", "fusemax-binding", "fusemax"),
     ("attention-1pass", "fusemax-architecture", "fusemax"),
+    ("attention-1pass", "fusemax-cascade", "flat"),
     ("attention-3pass", "flat", "flat"),
+    ("attention-3pass", "unfused", "flat"),
 )
+REASONS = {  # why a method has no number
+    "no kernel": "the machine is no GPU",
+    "no chip": "there is none to measure",
+    "GPU grid": "groups spread over the SMs are not simulated",
+    "by hand": "kernels without a mapping are not simulated",
+    "no total": "machine code is compared iteration by iteration",
+    "no part": "only whole kernels are counted, simulated and measured",
+    "no time": "counts and machine code say nothing of it",
+    "no counter": "the GPU is not asked for it",
+    "no record": "not measured yet",
+    "elsewhere": "the rows of the kernels at small sizes have it",
+}
+SPATIAL = {"counted": "no kernel", "compiled": "no kernel", "measured": "no chip"}
+Key = tuple[str, str, str, dict[str, int]]  # cascade, mapping, machine, sizes
 SIZES = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 4096, "M": 4096}
 
 
@@ -35,6 +57,7 @@ class Line:
     unit: str
     values: dict[str, float]  # method -> value
     notes: tuple[str, ...] = ()
+    reasons: Dict[str, str] = field(default_factory=dict)  # method without a value -> key of REASONS
 
     @property
     def difference(self) -> float | None:
@@ -60,23 +83,40 @@ class Line:
 
     def as_dict(self) -> dict[str, object]:
         """JSON-ready."""
-        return asdict(self) | {"difference": self.difference, "verdict": self.verdict, "notes": list(self.notes)}
+        judged = {"difference": self.difference, "verdict": self.verdict}
+        return asdict(self) | judged | {"notes": list(self.notes), "reasons": dict(self.reasons)}
 
 
-def lines(kernels: Sequence[str] | None = None) -> Iterator[Line]:
-    """The simulated mappings, then the named kernels (all by default), as far as Triton is installed, then records."""
+def names() -> tuple[str, ...]:
+    """Cascades that are simulated, and kernels: generated ones, then those written by hand."""
+    from gpu_backend.handwritten.library import ROUTINES
+    from gpu_backend.kernels import KERNELS
+
+    return (*dict.fromkeys(cascade for cascade, _, _ in FUSEMAX), *KERNELS, *ROUTINES)
+
+
+def lines(only: Sequence[str] = ()) -> Iterator[Line]:
+    """The simulated mappings, the kernels as far as Triton is installed, and the records; or those named in `only`.
+
+    InputError for unknown names.
+    """
+    chosen = only or names()
+    if unknown := [name for name in chosen if name not in names()]:
+        raise InputError(Problem("no such cascade or kernel", got=n, hint=suggest(n, names())) for n in unknown)
     for cascade, mapping, machine in FUSEMAX:
-        yield from _simulated(cascade, mapping, machine)
+        if cascade in chosen:
+            yield from _simulated(cascade, mapping, machine)
     if find_spec("triton"):
-        from gpu_backend.kernels import KERNELS
+        from gpu_backend.handwritten.library import ROUTINES
 
-        for name in KERNELS if kernels is None else kernels:
-            yield from _kernel(name)
-    yield from _measured()
+        for name in chosen:
+            if name not in (cascade for cascade, _, _ in FUSEMAX):
+                yield from _by_hand(name) if name in ROUTINES else _kernel(name)
+    if not only:
+        yield from _measured()
 
 
 def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Iterator[Line]:
-    from arch.read import load as load_machine
     from einsum.library import load as load_cascade
     from mapper.check import check
     from mapper.cost import cost
@@ -88,11 +128,12 @@ def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Itera
     check(mapping, workload, machine)
     results = {"closed form": cost(mapping, workload, machine), "simulated": simulate(mapping, workload, machine)}
     key = (cascade_name, mapping_name, machine_name, dict(workload.sizes))
-    yield Line(*key, "latency", "s", {m: r.latency_s for m, r in results.items()})
     root = machine.root.name
-    yield Line(*key, f"bytes at {root}", "B", {m: r.total("bytes", place=root) for m, r in results.items()})
-    operations = {m: r.total("operations", boundary="issued") for m, r in results.items()}
-    yield Line(*key, "operations", "op", operations)
+    of_both = lambda value: {method: value(result) for method, result in results.items()}
+    yield Line(*key, "latency", "s", of_both(lambda r: r.latency_s), reasons=SPATIAL)
+    yield Line(*key, f"bytes at {root}", "B", of_both(lambda r: r.total("bytes", place=root)), reasons=SPATIAL)
+    operations = of_both(lambda r: r.total("operations", boundary="issued"))
+    yield Line(*key, "operations", "op", operations, reasons=SPATIAL)
 
 
 def _kernel(name: str) -> Iterator[Line]:
@@ -103,27 +144,47 @@ def _kernel(name: str) -> Iterator[Line]:
 
     workload, mapping, machine = case(name)
     verdict = check_kernel(workload, mapping, machine, given=given(name))
-    root = machine.root.name
-    wanted = expected(verdict.closed, plans(workload, mapping), root)
+    wanted = expected(verdict.closed, plans(workload, mapping, machine), machine.root.name)
     found, key = seen(verdict.counted), (workload.cascade.name, mapping.name, machine.name, dict(workload.sizes))
-    yield Line(*key, f"bytes at {root}", "B", _sums(wanted, found, "bytes"), verdict.differences)
-    yield Line(*key, "operations", "op", _sums(wanted, found, "operations"), verdict.differences)
+    values = {q: {"closed form": _sum(wanted, q), "counted": _sum(found, q)} for q in ("bytes", "operations")}
+    yield from _checked(key, verdict, values, machine.root.name, "GPU grid")
+
+
+def _by_hand(name: str) -> Iterator[Line]:
+    """The same, for what has no mapping."""
+    from gpu_backend.check import MACHINE
+    from gpu_backend.handwritten.library import ROUTINES, check
+
+    machine = load_machine(MACHINE)
+    routine = ROUTINES[name](machine, "bf16")
+    verdict, workload = check(routine), routine.workload
+    key = (workload.cascade.name, f"{name} by hand", machine.name, dict(workload.sizes))
+    both = {"closed form": verdict.closed, "counted": verdict.counted}
+    values = {q: {m: r.total(q, boundary="issued") for m, r in both.items()} for q in ("bytes", "operations")}
+    yield from _checked(key, verdict, values, machine.root.name, "by hand")
+
+
+def _checked(key: Key, verdict: Verdict, values: Dict[str, dict[str, float]], root: str, grid: str) -> Iterator[Line]:
+    """The rows of a checked kernel; `grid` says why nothing is simulated."""
+    whole = {"simulated": grid, "compiled": "no total"}
+    counters = whole | {"measured": "no counter"}
+    yield Line(*key, f"bytes at {root}", "B", values["bytes"], verdict.differences, whole | {"measured": "no record"})
+    yield Line(*key, "operations", "op", values["operations"], verdict.differences, counters)
+    part: dict[str, str] = dict.fromkeys(("counted", "simulated", "measured"), "no part")
     for kernel, compiled in zip(verdict.kernels, verdict.compiled, strict=True):
         if kernel.iteration_macs and compiled.select("instructions", place="main loop"):
-            group = kernel.name.removeprefix(workload.cascade.name.replace("-", "_")).replace("_", " ")
-            values = {"closed form": kernel.iteration_macs, "compiled": _main_loop(compiled, "operations")}
-            yield Line(*key, f"macs an iteration{group}", "op", values, compiled.notes)
-            values = {"closed form": kernel.iteration_bytes, "compiled": _main_loop(compiled, "bytes")}
-            yield Line(*key, f"bytes an iteration{group}", "B", values, compiled.notes)
+            group = kernel.name.removeprefix(key[0].replace("-", "_")).replace("_", " ")
+            group = f" {group.strip()}" if group else ""
+            for quantity, closed in (("operations", kernel.iteration_macs), ("bytes", kernel.iteration_bytes)):
+                name, unit = ("macs", "op") if quantity == "operations" else ("bytes", "B")
+                found = {"closed form": closed, "compiled": compiled.total(quantity, place="main loop")}
+                yield Line(*key, f"{name} an iteration{group}", unit, found, compiled.notes, part)
+    no_time = {"counted": "no time", "compiled": "no time", "simulated": grid, "measured": "no record"}
+    yield Line(*key, "latency", "s", {"closed form": verdict.closed.latency_s}, (), no_time)
 
 
-def _sums(wanted: dict, found: dict, quantity: str) -> dict[str, float]:
-    total = lambda values: sum(value for key, value in values.items() if key[0] == quantity)
-    return {"closed form": total(wanted), "counted": total(found)}
-
-
-def _main_loop(compiled: Result, quantity: str) -> float:
-    return compiled.total(quantity, place="main loop")
+def _sum(values: Dict[tuple[str, ...], float], quantity: str) -> float:
+    return sum(value for key, value in values.items() if key[0] == quantity)
 
 
 def _measured() -> Iterator[Line]:
@@ -132,6 +193,7 @@ def _measured() -> Iterator[Line]:
     for file in sorted(RECORDS.glob("*_*.json")):
         record = read(file)
         config, measured = record.config, result(record)
-        key = (config.cascade, config.mapping, config.machine, config.sizes)
+        key = (config.cascade, f"{config.mapping} {config.tile}", config.machine, config.sizes)
         values = {"closed form": record.expected.latency_s, "measured": measured.latency_s}
-        yield Line(*key, "latency", "s", values, measured.notes)
+        reasons: dict[str, str] = dict.fromkeys(("counted", "compiled", "simulated"), "elsewhere")
+        yield Line(*key, "latency", "s", values, measured.notes, reasons)

@@ -85,6 +85,53 @@ def run(**options: Any) -> None:
     command.run(**options)
 
 
+@commands.command("map")
+@click.option("--cascade", required=True, metavar="NAME|FILE", help="What is computed.")
+@click.option("--machine", required=True, metavar="NAME|FILE", help="Where it runs.")
+@size_option
+@click.option("--dtype", metavar="TYPE", help="Element type of every tensor in memory; by default as the cascade says.")
+@click.option("--objective", default="latency", show_default=True, help="latency, energy, edp or pareto.")
+@click.option("--tiling", default="divisors", show_default=True, help="divisors of a rank, or ragged tiles too.")
+@click.option("--buffers", default=1, show_default=True, type=click.IntRange(1, 8), help="Buffers of each hold.")
+@click.option("--simulate", type=click.IntRange(1), metavar="N", help="Least simulated latency, by N runs a group.")
+@click.option("--buys", is_flag=True, help="Print what a machine 10% better in one thing gains when mapped anew.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write the mappings there as YAML.")
+@json_option
+def map_(**options: Any) -> None:
+    """Search the best mapping of a cascade on a machine; print it with a proof of how good it is."""
+    from studies.cli import map as command
+
+    command.map_(**options)
+
+
+@commands.command("import")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--from", "form", metavar="FORMAT", help="timeloop, accelforge, teaal or zigzag; by default by its keys.")
+@click.option("--name", metavar="NAME", help="Of what is made; by default the first file's.")
+@click.option("--machine", metavar="NAME|FILE", help="Our machine in place of theirs; TeAAL's mappings need one.")
+@size_option
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write files there instead.")
+def import_(**options: Any) -> None:
+    """Read the files of another tool as a cascade, a machine and a mapping; say what does not carry over."""
+    from studies.cli import exchange as command
+
+    command.bring_in(**options)
+
+
+@commands.command()
+@click.option("--to", "form", required=True, metavar="FORMAT", help="timeloop, accelforge or teaal.")
+@click.option("--cascade", metavar="NAME|FILE", help="What is computed.")
+@click.option("--machine", metavar="NAME|FILE", help="Where it runs.")
+@click.option("--mapping", metavar="NAME|FILE", help="Who computes what, when; needs both of the others.")
+@size_option
+@click.option("--out", type=FILE, help="Write a file instead.")
+def export(**options: Any) -> None:
+    """Print a cascade, a machine and a mapping in the format of another tool; say what does not carry over."""
+    from studies.cli import exchange as command
+
+    command.send_out(**options)
+
+
 @commands.group(cls=Commands)
 def show() -> None:
     """Print a cascade, a machine or a mapping, or list those that ship with stepfall."""
@@ -147,8 +194,12 @@ def gpu() -> None:
     """Kernels for GPUs, generated from a cascade and a mapping."""
 
 
+dtype_option = click.option("--dtype", metavar="TYPE", help="Element type in memory in place of bf16.")
+
+
 @gpu.command()
 @click.argument("name", required=False)
+@dtype_option
 @json_option
 def check(**options: Any) -> int:
     """Generate a kernel, check values and counts, and compile it, without a GPU. Without a name: list the kernels."""
@@ -172,6 +223,7 @@ def mapped(command: Any) -> Any:
 
 @gpu.command()
 @mapped
+@dtype_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write one file a kernel there instead.")
 def emit(**options: Any) -> None:
     """Print the Triton kernels of a mapped cascade, in launch order. Needs no Triton."""
@@ -200,9 +252,13 @@ def record(**options: Any) -> None:
 
 
 @commands.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
 def crosscheck(**options: Any) -> int:
-    """Hold closed form, counted and compiled kernels, simulation and measurements against each other."""
+    """Hold closed form, counted and compiled kernels, simulation and measurements against each other.
+
+    NAMES are cascades that are simulated and kernels that `stepfall gpu check` lists; all by default.
+    """
     from studies.cli import crosscheck as command
 
     return command.crosscheck(**options)

@@ -13,9 +13,9 @@ OK, FAILED = 0, 1
 COLUMNS = ("cascade", "mapping", "machine", "quantity", "unit", *study.METHODS, "difference", "verdict")
 
 
-def crosscheck(as_json: bool) -> int:
-    """Print a row for each quantity of each mapped cascade; 1 if any verdict is wrong."""
-    lines = tuple(study.lines())
+def crosscheck(names: tuple[str, ...], as_json: bool) -> int:
+    """Print a row for each quantity of each mapped cascade, or of those named; 1 if any verdict is wrong."""
+    lines = tuple(study.lines(names))
     stamp = provenance([line.as_dict() for line in lines])
     code = FAILED if any(line.verdict == study.WRONG for line in lines) else OK
     if as_json:
@@ -23,6 +23,8 @@ def crosscheck(as_json: bool) -> int:
         print(json.dumps(rows, indent=1, allow_nan=False))
         return code
     report.print_table("cross-check", COLUMNS, (_row(line) for line in lines))
+    for reason in dict.fromkeys(reason for line in lines for reason in line.reasons.values()):
+        print(f"{reason}: {study.REASONS[reason]}")
     for line in lines:
         if line.verdict == study.WRONG:
             print(f"{line.cascade}, {line.mapping}, {line.quantity}: {'; '.join(line.notes) or 'differs'}")
@@ -35,5 +37,5 @@ def crosscheck(as_json: bool) -> int:
 
 
 def _row(line: study.Line) -> tuple[report.Cell, ...]:
-    values = tuple(line.values.get(method) for method in study.METHODS)
+    values = tuple(line.values.get(method, line.reasons.get(method)) for method in study.METHODS)
     return line.cascade, line.mapping, line.machine, line.quantity, line.unit, *values, line.difference, line.verdict

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from einsum.problems import InputError, Problem
+from einsum.problems import InputError, Problem, suggest
 from mapper.result import provenance
 from studies import report
 from studies.cli.inputs import load
 
+if TYPE_CHECKING:
+    from gpu_backend.check import Verdict
+
 OK, FAILED = 0, 1
+BF16 = "bf16"  # the type that another one takes the place of
 
 
-def check(name: str | None, as_json: bool) -> int:
+def check(name: str | None, as_json: bool, dtype: str | None) -> int:
     """Print the verdict on a kernel, or the names of those that ship; 1 if its values or its counts are wrong."""
-    from gpu_backend.check import KERNELS, check as check_kernel
-
     if name is None:
-        print("\n".join(KERNELS))
+        print("\n".join(_kernels()))
         return OK
-    verdict = check_kernel(name)
+    verdict = _verdict(name, dtype or BF16)
     stamp = provenance(verdict.kernels)
     if as_json:
         results = [result.as_dict() for result in (verdict.closed, verdict.counted, *verdict.compiled)]
@@ -34,13 +37,34 @@ def check(name: str | None, as_json: bool) -> int:
     return OK if verdict.passed else FAILED
 
 
-def emit(cascade: str, machine: str, mapping: str, sizes: dict[str, int], out: Path | None) -> None:
+def _kernels() -> tuple[str, ...]:
+    """Generated ones, then those written by hand."""
+    from gpu_backend.handwritten.library import ROUTINES
+    from gpu_backend.kernels import KERNELS
+
+    return (*KERNELS, *ROUTINES)
+
+
+def _verdict(name: str, dtype: str) -> Verdict:
+    from arch.read import load as load_machine
+    from gpu_backend import check as generated
+    from gpu_backend.handwritten import library
+
+    if name not in _kernels():
+        raise InputError(Problem("no such kernel", path="kernel", got=name, hint=suggest(name, _kernels())))
+    if name in library.ROUTINES:
+        return library.check(library.ROUTINES[name](load_machine(generated.MACHINE), dtype))
+    return generated.check(name, dtype=dtype)
+
+
+def emit(cascade: str, machine: str, mapping: str, sizes: dict[str, int], out: Path | None, dtype: str | None) -> None:
     """Print the kernels' sources, or write them to content-addressed files and print their names."""
     from gpu_backend import source
+    from gpu_backend.check import retyped
     from gpu_backend.emit import emit as generate
 
-    _, _, placed, workload = load(cascade, machine, mapping, sizes)
-    kernels = generate(workload, placed)
+    _, place, placed, workload = load(cascade, machine, mapping, sizes)
+    kernels = generate(*retyped(workload, placed, dtype or BF16), place)
     if out is None:
         print("\n\n".join(kernel.source for kernel in kernels), end="")
         return

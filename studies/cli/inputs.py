@@ -65,6 +65,23 @@ def load(
     return cascade, machine, mapping, workload
 
 
+def bound_inputs(
+    cascade_name: str, machine_name: str, sizes: Dict[str, int], dtype: str | None
+) -> tuple[Workload, Machine]:
+    """A cascade bound to sizes, of one element type if given, and a machine; InputError with the problems of both."""
+    from arch import read
+    from einsum import library as cascades
+    from einsum.bind import bind
+
+    problems: list[Problem] = []
+    cascade = _gather(problems, cascades.load, cascade_name)
+    machine = _gather(problems, read.load, machine_name)
+    if problems or cascade is None or machine is None:
+        raise InputError(problems)
+    types = {tensor.name: dtype for tensor in cascade.tensors} if dtype else {}
+    return bind(cascade, sizes, types), machine
+
+
 def _mapping_file(name: str) -> Mapping | None:
     """The mapping in a file; None for the name of one that is generated."""
     from mapper import library

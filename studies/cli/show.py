@@ -12,6 +12,8 @@ ATTENTION = {"B": 1, "H": 1, "E": 64, "F": 64, "M": 4096, "P": 4096}
 # The cascade, machine and sizes that `show mapping NAME` makes a mapping for when none are given.
 USUAL = {
     "flash-attention": ("attention-1pass", "h100", ATTENTION),
+    "flash-attention-persistent": ("attention-1pass-causal", "h100", ATTENTION),
+    "flash-attention-tma": ("attention-1pass", "h100", ATTENTION),
     "flat": ("attention-3pass", "flat", ATTENTION),
     "fusemax-architecture": ("attention-1pass", "fusemax", ATTENTION),
     "fusemax-binding": ("attention-1pass", "fusemax", ATTENTION),
@@ -19,6 +21,8 @@ USUAL = {
     "fusemax-greedy": ("attention-1pass", "fusemax", ATTENTION),
     "gpu-decode": ("attention-flashdecode", "h100", ATTENTION | {"P": 16}),
     "gpu-gemm": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
+    "gpu-gemm-grouped": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
+    "gpu-gemm-persistent-tma": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
     "gpu-passes": ("attention-3pass-recompute", "h100", ATTENTION),
     "gpu-rows": ("softmax", "h100", {"T": 4096, "N": 1024}),
     "gpu-unfused": ("attention-3pass", "h100", ATTENTION | {"M": 1024}),

@@ -120,6 +120,20 @@ def tree(memory="memory: d", unit=UNIT, more=""):
             "other",
         ),
         (
+            tree(unit=f"memory: b, holds: [input, wieght], children: [{{{UNIT}}}]"),
+            "m.yaml:7: b.holds: unknown role of a tensor, expected one of input, weight, output (got wieght); did you "
+            "mean weight?",
+        ),
+        (
+            tree(unit=f"memory: b, holds: [], children: [{{{UNIT}}}]"),
+            "m.yaml:7: b.holds: holds nothing: name a role, or leave the key out for all of them",
+        ),
+        (tree(memory="memory: d\n  holds: [input]"), "m.yaml:6: d.holds: the root holds every tensor"),
+        (
+            tree(unit=f"memory: b, bypass: never, children: [{{{UNIT}}}]"),
+            "m.yaml:7: root.children.b.bypass: expected true or false (got never)",
+        ),
+        (
             tree(more="links:\n  - {link: nv, devices: 1, topology: rang, bandwidth: 1 GB/s}\n"),
             "m.yaml:9: nv.topology: unknown topology, expected one of full, mesh, ring, switch, torus (got rang); "
             "did you mean ring?\nm.yaml:9: nv.devices: a link needs at least two devices (got 1)",

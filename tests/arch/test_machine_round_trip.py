@@ -5,10 +5,11 @@ from itertools import count
 from hypothesis import given, settings, strategies as st
 
 from arch.check import TOPOLOGIES, check, operation_classes
-from arch.machine import Array, Axis, Link, Machine, Memory, OpCost, Unit
+from arch.machine import ROLES, Array, Axis, Link, Machine, Memory, OpCost, Unit
 from arch.read import loads
 from arch.show import dump
 
+ROOT = 3  # depth of the tree that hangs below it
 positive = st.floats(1e-15, 1e15)
 maybe_zero = st.just(0.0) | positive
 maybe_none = st.none() | positive
@@ -19,7 +20,7 @@ classes = st.sampled_from(operation_classes())
 def machines(draw):
     fresh = (f"node{i}" for i in count())
     clock = draw(st.floats(1e6, 1e10))
-    root = draw(memories(fresh, clock, depth=3))
+    root = draw(memories(fresh, clock, depth=ROOT))
     links = tuple(
         Link(next(fresh), draw(st.integers(2, 99)), draw(st.sampled_from(TOPOLOGIES)), draw(positive), draw(maybe_zero))
         for _ in range(draw(st.integers(0, 2)))
@@ -51,6 +52,8 @@ def memories(draw, fresh, clock, depth):
         draw(maybe_zero),
         draw(maybe_zero),
         draw(maybe_zero),
+        None if depth == ROOT else draw(st.none() | st.lists(st.sampled_from(ROLES), min_size=1).map(tuple)),
+        draw(st.booleans()),
     )
 
 

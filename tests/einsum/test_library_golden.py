@@ -19,7 +19,8 @@ GOLDEN = Path(__file__).parent / "golden" / "library.txt"
 SIZES = {"B": 2, "H": 8, "G": 4, "R": 2, "P": 32, "M": 64, "E": 16, "F": 8, "M0": 8, "M2": 4, "N": 12, "NP": 16,
          "C": 24, "S": 16, "J": 4, "W": 8, "L": 64, "PS": 8, "MS": 8, "KEEP": 6, "T": 16, "D": 32, "I": 48, "K": 20,
          "V": 40}  # fmt: skip
-FIBER = {"softmax": "n", "layer-norm": "d", "rms-norm": "d", "mlp": "i", "swiglu": "i", "cross-entropy": "v",
+FIBER = {"gate-softmax-topk": "e", "gate-topk-softmax": "e", "gate-sigmoid-topk": "e", "softmax": "n",
+         "layer-norm": "d", "rms-norm": "d", "mlp": "i", "swiglu": "i", "cross-entropy": "v",
          "gemm": "k", "grouped-gemm": "d", "transformer-linear": "d"}  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from arch.read import load as load_machine
+from arch.read import load as load_machine, loads
+from arch.show import dump
 from einsum.library import load as load_cascade
 from gpu_backend.kernel import Kernel
 from mapper.library import bound
@@ -25,3 +26,10 @@ def mutant(kernel: Kernel, old: str, new: str) -> tuple[Kernel]:
     """The kernel with one place of its source changed."""
     assert kernel.source.count(old) == 1, old
     return (replace(kernel, source=kernel.source.replace(old, new)),)
+
+
+def small_gpu(sms: int):
+    """The H100 with fewer SMs, so that a program has several tiles at sizes that are interpreted in a moment."""
+    text, axis = dump(MACHINE), "{name: sm, size: 132"
+    assert text.count(axis) == 1
+    return loads(text.replace(axis, f"{{name: sm, size: {sms}"))

@@ -36,7 +36,7 @@ def test_check_passes_and_prints_a_verdict():
     verdict = check("flash-attention", {"P": 128, "M": 128}, "fp16")
     assert verdict.passed
     text = str(verdict)
-    assert "values    ok" in text and "counts    ok: all 19 equal the closed form" in text and "sm_90a" in text
+    assert "values    ok" in text and "counts    ok: all 32 equal the closed form" in text and "sm_90a" in text
     wrong = replace(verdict, differences=("bytes K read: closed form 1, counted 2",))
     assert not wrong.passed and "bytes K read: closed form 1, counted 2" in str(wrong)
     assert not replace(verdict, error=1.0).passed
@@ -77,6 +77,21 @@ def test_matrix_work_of_four_warps(opcode, macs):
     assert sass.macs((sass.Instruction("", opcode, ""),), warps=4) == macs
 
 
+@pytest.mark.parametrize(
+    ("opcode", "descriptor", "macs"),
+    [
+        ("UTCHMMA", 0x4110490, 64 * 64 * 16),  # bf16
+        ("UTCHMMA", 0x8400010, 128 * 256 * 16),  # fp16
+        ("UTCHMMA", 0x4100910, 64 * 64 * 8),  # tf32
+        ("UTCQMMA", 0x4100010, 64 * 64 * 32),  # 8 bits
+    ],
+)
+def test_a_blackwell_matrix_instruction_has_the_shape_that_its_descriptor_was_given(opcode, descriptor, macs):
+    operands = "gdesc[UR4], gdesc[UR6], tmem[UR8], tmem[UR2], idesc[UR7], UPT"
+    text = f"/*0000*/ UMOV UR7, {descriptor:#x} ;\n/*0010*/ UMOV UR9, 0x1 ;\n/*0020*/ {opcode} {operands} ;\n"
+    assert sass.macs(sass.parse(text).instructions, warps=4) == macs
+
+
 LONG = {  # kernels whose loops are too long to be unrolled
     "flash-attention": {"P": 512, "M": 512},
     "flash-attention-causal": {"P": 512, "M": 512},
@@ -86,7 +101,7 @@ LONG = {  # kernels whose loops are too long to be unrolled
 
 
 @pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a", "sm_100a"])
 def test_matrix_work_and_bytes_of_an_iteration_are_the_mappings(name, target):
     workload, mapping, _ = case(name, LONG[name])
     (kernel,) = emit(workload, mapping)
@@ -102,6 +117,16 @@ def test_a_blackwell_gpu_gets_its_own_matrix_instructions():
     result = profile(kernel, "sm_100a")
     assert result.value("instructions", place="main loop", detail="UTCHMMA") == 2 * 64 // 16  # two products, k16 each
     assert result.value("bytes", place="main loop", detail="read") == kernel.iteration_bytes
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_on_an_amd_gpu_too_where_each_wave_has_32_rows_of_its_own(name):
+    workload, mapping, _ = case(name, LONG[name])
+    kernel = replace(emit(workload, mapping)[0], num_warps=2)
+    result = profile(kernel, "gfx942")
+    assert result.value("operations", place="main loop", detail="mac") == kernel.iteration_macs > 0
+    assert result.value("bytes", place="main loop", detail="read") == kernel.iteration_bytes > 0
+    assert result.total("spills") == 0 and result.notes == ()
 
 
 def test_an_amd_gpu_repeats_a_product_where_two_waves_share_rows_and_a_note_says_so():

@@ -52,13 +52,45 @@ def test_plan_and_record(tmp_path, capsys):
 
 @NEEDS_TRITON
 def test_crosscheck_has_equal_counts_and_simulated_times_above_their_bounds():
-    lines = tuple(crosscheck.lines(("flash-attention", "attention-2pass", "attention-3pass", "softmax")))
+    names = ("attention-1pass", "attention-3pass", "flash-attention", "attention-2pass", "softmax", "paged-decode")
+    lines = tuple(crosscheck.lines(names))
     by_verdict = {line.verdict for line in lines}
-    assert by_verdict == {crosscheck.EQUAL, crosscheck.BOUND, crosscheck.DIFFERS}
+    assert by_verdict == {crosscheck.EQUAL, crosscheck.BOUND, crosscheck.DIFFERS, crosscheck.ALONE}
     methods = {method for line in lines for method in line.values}
     assert methods == {"closed form", "counted", "compiled", "simulated"}  # nothing has been measured
     # a vector of 64 numbers is loaded by 128 threads, twice as many bytes as the mapping says
-    assert [line.quantity for line in lines if line.verdict == crosscheck.DIFFERS] == ["bytes an iteration pass3"]
+    # and the page of a key by each of the threads that share its row
+    differing = [line.quantity for line in lines if line.verdict == crosscheck.DIFFERS]
+    assert differing == ["bytes an iteration pass3", "bytes an iteration paged parts"]
+    assert {line.quantity for line in lines if line.verdict == crosscheck.ALONE} == {"latency"}
+    for line in lines:  # every method has a number, or a reason
+        assert {*line.values, *line.reasons} == {*crosscheck.METHODS} and not {*line.values} & {*line.reasons}
+        assert {*line.reasons.values()} <= {*crosscheck.REASONS}
+    assert {line.cascade for line in lines if "simulated" in line.values} == {"attention-1pass", "attention-3pass"}
+
+
+@NEEDS_TRITON
+def test_crosscheck_prints_reasons_and_refuses_unknown_names(capsys):
+    assert main(["crosscheck", "softmax"]) == 0
+    text = capsys.readouterr().out
+    assert "GPU grid: groups spread over the SMs are not simulated" in text and "no record" in text
+    assert main(["crosscheck", "paged-decode", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["mapping"] for row in rows} == {"paged-decode by hand"}
+    assert rows[0]["verdict"] == "equal" and rows[0]["reasons"]["simulated"] == "by hand"
+    assert main(["crosscheck", "fused-mo"]) == 2
+    assert "did you mean fused-moe?" in capsys.readouterr().err
+
+
+@NEEDS_TRITON
+def test_check_knows_kernels_written_by_hand(capsys):
+    assert main(["gpu", "check"]) == 0
+    assert {"flash-attention", "fused-moe", "paged-decode"} <= {*capsys.readouterr().out.split()}
+    assert main(["gpu", "check", "paged-decode", "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["passed"] and judged["differences"] == [] and judged["results"][0]["method"] == "closed form"
+    assert main(["gpu", "check", "paged-decod"]) == 2
+    assert "did you mean paged-decode?" in capsys.readouterr().err
 
 
 def test_verdicts():

@@ -11,6 +11,7 @@ from einsum.domain import existing_points
 from einsum.parse import parse
 from mapper.mapping import GUARD, Loop
 from mapper.nest import nest, variants
+from mapper.tile import elements, overflowing
 
 CAUSAL = """
 tensor Q[p,e]
@@ -63,6 +64,32 @@ def test_two_level_ragged_tiles_cover_the_rank_once():
         assert covered == p * math.ceil(m / 3)
         assert made.count(((1, "first"),)) == math.ceil(p / inner)
         assert made.count(((1, "last"), (0, "first"))) == math.ceil(min(p, outer) / inner)
+
+
+def beyond(sizes, m2, m1, m0):
+    return (m2 * sizes["M1"] + m1) * sizes["M0"] + m0
+
+
+def test_tiles_that_reach_beyond_the_storage_touch_what_is_there():
+    """Of parts m2 of tiles m1 of keys, several may hold no key; each tile counts its own elements."""
+    text = "tensor K[m]\nsize M1 = ceil(M / (M2 * M0))\nS[m2,m1,m0] = exp(K[(m2*M1+m1)*M0+m0])\n"
+    cascade, draw, empty = parse(text), random.Random("beyond"), 0
+    for _ in range(60):
+        bound = bind(cascade, {"M": draw.randint(1, 90), "M2": draw.randint(1, 4), "M0": draw.choice([4, 6, 12])})
+        tiles = {"m2": draw.choice([1, 2]), "m1": draw.choice([1, 2]), "m0": draw.choice([1, 2, 4, bound.extent("m0")])}
+        made = nest([Loop((r,), (t,)) for r, t in tiles.items()], bound)
+        (access,) = cascade["S"].reads
+        kinds = variants(made, tuple(tiles), overflowing(bound, access))
+        for index in itertools.product(*(range(loop.count) for loop in made.loops)):
+            named = [{i, "last"} if i == made.loops[at].count - 1 else {i} for at, i in enumerate(index)]
+            box = next(box for when, box in kinds if all(side in named[at] for at, side in when))
+            at_tiles = zip(index, tiles.items(), strict=True)
+            points = itertools.product(*(range(i * t, min(i * t + t, bound.extent(r))) for i, (r, t) in at_tiles))
+            inside = {place for at in points if (place := beyond(bound.sizes, *at)) < bound.sizes["M"]}
+            if tiles["m2"] == tiles["m1"] == 1:  # dense
+                assert elements(bound, access, box) == len(inside)
+            empty += not inside
+    assert empty > 50
 
 
 @pytest.mark.parametrize("guard", GUARDS)

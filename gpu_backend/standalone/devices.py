@@ -1,24 +1,12 @@
-"""Measure kernels on a GPU: run in a job folder, where this file is `run.py`. Needs numpy, torch and triton alone.
+"""What runs a job's kernels: a GPU through torch, and for dry runs the CPU through stepfall's interpreter.
 
-For each point of job.json: correctness first, against stored results of the float64 oracle; then time with a cold L2
-cache and in a graph of launches over rotating inputs, clocks, energy above idle, and DRAM bytes if ncu is installed.
-One JSON record a point goes to records/; points with a record are left out, so that a run may be broken off and
-started again. `--dry` goes the same way on the CPU with stepfall's interpreter in place of the GPU; `--ncu NAME` is
-what ncu runs.
+Part of a job folder.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import hashlib
 import importlib.util
-import json
 import platform
-import shutil
-import statistics
-import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -29,18 +17,21 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 SAMPLES, WARM_S, GRAPHS = 100, 0.2, 20
 FLUSHED = 256 * 2**20  # bytes that are written to evict the L2 cache
-ROTATED = 200 * 2**20  # bytes of inputs that a graph rotates over, above any L2 cache
-ENERGY_S, IDLE_S, MAX_SETS = 5.0, 3.0, 16
-DRAM = {"read": "dram__bytes_read.sum", "write": "dram__bytes_write.sum"}
+ENERGY_S, IDLE_S = 5.0, 3.0
 
 
 class Gpu:
     """A CUDA device through torch."""
 
+    refusals: tuple[type[Exception], ...] = (Exception,)  # that a point may end with; the run goes on
+
     def __init__(self) -> None:
         self.torch, self.triton = import_module("torch"), import_module("triton")
         self.flush = self.torch.empty(FLUSHED, dtype=self.torch.int8, device="cuda")
+        self.math: Any = self.torch
         self._functions: dict[str, Any] = {}
+        # descriptors of what copy engines move lie in memory that a launch asks for
+        self.triton.set_allocator(lambda size, *_: self.torch.empty(size, dtype=self.torch.int8, device="cuda"))
         try:
             self.nvml = import_module("pynvml")
             self.nvml.nvmlInit()
@@ -49,22 +40,48 @@ class Gpu:
             self.nvml = None
 
     def _dtype(self, name: str):
-        names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32", "int32": "int32"}
+        names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32", "int32": "int32",
+                 "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2"}  # fmt: skip
         return getattr(self.torch, names[name])
 
     def upload(self, array: np.ndarray, dtype: str):
         return self.torch.from_numpy(np.ascontiguousarray(array)).to("cuda").to(self._dtype(dtype))
 
     def draw(self, spec: dict, seed: int):
+        """Normal numbers, made in place: the largest tensors fill a third of the memory."""
         generator = self.torch.Generator(device="cuda").manual_seed(seed)
-        if "below" in spec:
-            shape = (spec["shape"],)
-            return self.torch.randint(spec["below"], *shape, device="cuda", generator=generator, dtype=self.torch.int32)
-        values = self.torch.randn(spec["shape"], device="cuda", generator=generator)
-        return (values * spec["spread"]).to(self._dtype(spec["dtype"]))
+        drawn = self._dtype("bf16" if spec["dtype"] in ("e4m3", "e5m2") else spec["dtype"])
+        values = self.torch.randn(spec["shape"], device="cuda", generator=generator, dtype=drawn)
+        return values.mul_(spec["spread"]).to(self._dtype(spec["dtype"]))
 
     def empty(self, spec: dict):
-        return self.torch.full(spec["shape"], float("nan"), dtype=self._dtype(spec["dtype"]), device="cuda")
+        initial = 0 if spec["dtype"] == "int32" else float("nan")
+        return self.torch.full(spec["shape"], initial, dtype=self._dtype(spec["dtype"]), device="cuda")
+
+    def choice(self, launches: list[dict]) -> list[dict]:
+        """Those among which a rival's fastest is looked for."""
+        return launches
+
+    def release(self) -> None:
+        """Give back what the last point's tensors took."""
+        self.torch.cuda.empty_cache()
+
+    def plain(self, tensor):
+        """An array of `self.math`."""
+        return tensor
+
+    def wide(self, array):
+        return array.float()
+
+    def arange(self, n: int):
+        return self.torch.arange(n, device="cuda")
+
+    def index(self, numbers: np.ndarray):
+        return self.torch.from_numpy(numbers.astype(np.int64)).to("cuda")
+
+    def whole(self, array) -> np.ndarray:
+        """Whole numbers, on the host."""
+        return array.cpu().numpy().astype(np.int64)
 
     def download(self, tensor) -> np.ndarray:
         return tensor.double().cpu().numpy()
@@ -76,13 +93,13 @@ class Gpu:
         arguments = [tensors[name] for name in kernel["arguments"]]
         self._functions[kernel["file"]][tuple(kernel["grid"])](*arguments, **kernel["constants"], **options)
 
-    def cold(self, run) -> list[float]:
+    def cold(self, run, samples: int = SAMPLES, warm_s: float = WARM_S) -> list[float]:
         """Seconds of single runs after the L2 cache was filled with something else."""
-        event, end = (lambda: self.torch.cuda.Event(enable_timing=True)), time.perf_counter() + WARM_S
+        event, end = (lambda: self.torch.cuda.Event(enable_timing=True)), time.perf_counter() + warm_s
         while time.perf_counter() < end:
             run(0)
             self.torch.cuda.synchronize()
-        pairs = [(event(), event()) for _ in range(SAMPLES)]
+        pairs = [(event(), event()) for _ in range(samples)]
         for i, (start, stop) in enumerate(pairs):
             self.flush.zero_()
             start.record()
@@ -185,10 +202,8 @@ class Gpu:
         """name -> run(tensors) of torch's own kernels for the same tensors."""
         if point["baseline"] is None:
             return {}
-        causal, attention = (
-            point["baseline"] == "causal attention",
-            self.torch.nn.functional.scaled_dot_product_attention,
-        )
+        causal = point["baseline"] == "causal attention"
+        attention = self.torch.nn.functional.scaled_dot_product_attention
 
         def eager(x: dict):
             scores = x["Q"] @ x["K"].transpose(-1, -2)
@@ -204,18 +219,18 @@ class Gpu:
 class Dry(Gpu):
     """The CPU in a GPU's place, to try everything but the GPU; its times mean nothing."""
 
+    refusals = ()
+
     def __init__(self) -> None:
         from gpu_backend import interpret
 
-        self._interpret, self.nvml = interpret, None
+        self._interpret, self.nvml, self.math = interpret, None, np
 
     def upload(self, array: np.ndarray, dtype: str):
         return self._tensor(array.shape, dtype, self._interpret.stored(array, dtype))
 
     def draw(self, spec: dict, seed: int):
         random = np.random.default_rng(seed)
-        if "below" in spec:
-            return self.upload(random.integers(spec["below"], size=spec["shape"]), "int32")
         return self.upload(random.standard_normal(spec["shape"]) * spec["spread"], spec["dtype"])
 
     def empty(self, spec: dict):
@@ -236,7 +251,28 @@ class Dry(Gpu):
         arguments = [tensors[name] for name in kernel["arguments"]]
         self._interpret.launch_one(load(kernel), arguments, kernel["constants"], tuple(kernel["grid"]))
 
-    def cold(self, run) -> list[float]:
+    def choice(self, launches: list[dict]) -> list[dict]:
+        return [launches[0], launches[-1]]
+
+    def release(self) -> None:
+        pass
+
+    def plain(self, tensor):
+        return self.download(tensor)
+
+    def wide(self, array):
+        return array
+
+    def arange(self, n: int):
+        return np.arange(n)
+
+    def index(self, numbers: np.ndarray):
+        return numbers
+
+    def whole(self, array) -> np.ndarray:
+        return array.astype(np.int64)
+
+    def cold(self, run, samples: int = SAMPLES, warm_s: float = WARM_S) -> list[float]:
         start = time.perf_counter()
         run(0)
         return [time.perf_counter() - start]
@@ -272,125 +308,3 @@ def load(kernel: dict):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, kernel["function"])
-
-
-def check(gpu: Gpu, part: dict) -> float:
-    """Largest error of the small kernels over the largest value of the oracle's results."""
-    data = np.load(FOLDER / part["data"])
-    inputs = [name for name, spec in part["tensors"].items() if spec["role"] == "input"]
-    tensors = {n: gpu.upload(data[n], s["dtype"]) if n in inputs else gpu.empty(s) for n, s in part["tensors"].items()}
-    for kernel in part["kernels"]:
-        gpu.launch(kernel, tensors)
-    worst = 0.0
-    for name in part["outputs"]:
-        found, exact = gpu.download(tensors[name]), data[name]
-        if not np.isfinite(found).all():
-            return float("inf")
-        worst = max(worst, float(np.abs(found - exact).max() / np.abs(exact).max()))
-    return worst
-
-
-def sets_of(gpu: Gpu, part: dict, dry: bool) -> list[dict]:
-    """Sets of tensors that together do not fit the L2 cache."""
-    bits = {"bf16": 16, "fp16": 16, "fp32": 32, "tf32": 32, "int32": 32}
-    size = sum(int(np.prod(s["shape"])) * bits[s["dtype"]] // 8 for s in part["tensors"].values())
-    count = 1 if dry else max(2, min(MAX_SETS, -(-ROTATED // size)))
-    draw = lambda name, spec, seed: gpu.draw(spec, seed) if spec["role"] == "input" else gpu.empty(spec)
-    return [{n: draw(n, s, 1000 * i + j) for j, (n, s) in enumerate(part["tensors"].items())} for i in range(count)]
-
-
-def summary(samples: list[float]) -> dict:
-    """Median and spread of seconds; the medians of both halves tell drift, such as throttling."""
-    ordered, middle = sorted(samples), len(samples) // 2
-    at = lambda part: ordered[round(part * (len(ordered) - 1))]
-    return {"samples": len(samples), "median_s": statistics.median(samples), "low_s": at(0.25), "high_s": at(0.75),
-            "first_half_s": statistics.median(samples[:middle] or samples),
-            "second_half_s": statistics.median(samples[middle:])}  # fmt: skip
-
-
-def dram(name: str) -> dict | None:
-    """DRAM bytes of one run from a separate run under ncu; None where ncu is not installed or not allowed."""
-    if shutil.which("ncu") is None:
-        return None
-    command = ["ncu", "--clock-control", "none", "--cache-control", "all", "--replay-mode", "kernel", "--csv",
-               "--page", "raw", "--print-units", "base", "--metrics", ",".join(DRAM.values()),
-               sys.executable, str(FOLDER / "run.py"), "--ncu", name]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout[done.stdout.find('"ID"') :].splitlines()
-    rows = [row for row in csv.DictReader(lines) if row.get("ID", "").isdigit()]
-    if done.returncode or not rows:
-        return None
-    return {side: sum(float(row[metric].replace(",", "")) for row in rows) for side, metric in DRAM.items()}
-
-
-def measure(gpu: Gpu, point: dict, dry: bool) -> dict:
-    """The record of a point; its times are left out if its values are wrong."""
-    error, part = check(gpu, point["check"]), point["timed"]
-    record = {
-        "schema": "stepfall-record/1",
-        "name": point["name"],
-        "config": point["config"],
-        "taken_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": gpu.device(),
-        "software": gpu.software(),
-        "sources_sha256": [hashlib.sha256((FOLDER / k["file"]).read_bytes()).hexdigest() for k in part["kernels"]],
-        "check": {"error": min(error, 1e30), "tolerance": point["check"]["tolerance"]},
-        "expected": part["expected"],
-    }
-    if error > point["check"]["tolerance"]:
-        return record
-    tensors = sets_of(gpu, part, dry)
-
-    def run(i: int) -> None:
-        for kernel in part["kernels"]:
-            gpu.launch(kernel, tensors[i % len(tensors)])
-
-    before, times = gpu.state(), {"cold": summary(gpu.cold(run))}
-    replay = gpu.graph(run, len(tensors))
-    times["graph"] = summary(gpu.replayed(replay, len(tensors)))
-    record |= {"time": times, "clocks": {"before": before, "after": gpu.state()}}
-    if point["energy"]:
-        record["energy"] = gpu.energy(replay, len(tensors))
-    if point["ncu"] and not dry:
-        record["dram"] = dram(point["name"])
-    record["baselines"] = {
-        name: summary(gpu.cold(lambda i, step=step: step(tensors[i % len(tensors)])))
-        for name, step in gpu.baselines(point).items()
-    }
-    return record
-
-
-def main() -> int:
-    """Measure every point that has no record yet; 1 if the values of any are wrong."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--dry", action="store_true", help="the CPU in the GPU's place; records are marked dry")
-    parser.add_argument("--only", default="", help="points whose name contains this")
-    parser.add_argument("--ncu", metavar="NAME", help="launch the kernels of one point once, under ncu")
-    options = parser.parse_args()
-    job = json.loads((FOLDER / "job.json").read_text(encoding="utf-8"))
-    gpu = Dry() if options.dry else Gpu()
-    if options.ncu:
-        part = next(point["timed"] for point in job["points"] if point["name"] == options.ncu)
-        (tensors,) = sets_of(gpu, part, dry=True)
-        for kernel in part["kernels"]:
-            gpu.launch(kernel, tensors)
-        return 0
-    (FOLDER / "records").mkdir(exist_ok=True)
-    wrong = 0
-    for point in (p for p in job["points"] if options.only in p["name"]):
-        file = FOLDER / "records" / f"{point['name']}.json"
-        if file.exists():
-            continue
-        record = measure(gpu, point, options.dry)
-        wrong += "time" not in record
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-        cold = record["time"]["cold"]["median_s"] if "time" in record else float("nan")
-        sys.stdout.write(f"{point['name']}: error {record['check']['error']:.1e}, {1e6 * cold:.1f} us\n")
-        sys.stdout.flush()
-    return int(wrong > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,151 @@
+"""One group's best mappings, by the solver that fits it; equal groups are solved once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from einsum.cascade import Access, Apply, Einsum, Expr, Name
+from mapper.search.build import Choice
+from mapper.search.group import Group, Illegal, Use
+from mapper.search.price import Hold
+from mapper.search.several import Several
+from mapper.search.single import CLOSE, Effort, Single
+from mapper.search.tiles import candidates, chains
+
+FRONT = 256  # points of a group's front
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the search chooses from: the tilings, the buffers of each hold, and how many Einsums may share loops."""
+
+    tiling: str = "divisors"
+    buffers: int = 1
+    together: int = 16
+
+
+@dataclass
+class Solver:
+    """Solves groups within a space. `stop` is asked now and then and raises what ends the search."""
+
+    space: Space
+    effort: Effort = field(default_factory=Effort)
+    stop: Callable[[], None] = lambda: None
+    _known: dict[tuple, Choice | None] = field(default_factory=dict)
+
+    def best(self, group: Group, minimise: str, latency: float = math.inf, energy: float = math.inf) -> Choice | None:
+        """The choice of least `minimise` within the limits, of equal ones the least of the other; None if none fits."""
+        self.stop()
+        names = named(group)
+        key = (minimise, latency, energy, *signature(group, names))
+        if key not in self._known:
+            self._known[key] = self._solve(group, minimise, latency, energy)
+        found = self._known[key]
+        return found if found is None or found.group == group else renamed(found, group)
+
+    def _solve(self, group: Group, minimise: str, latency: float, energy: float) -> Choice | None:
+        kind = Single if len(group.names) == 1 else Several
+        solver = kind(group, columns(group, self.space.tiling), self.space.buffers, self.effort)
+        first = solver.best(minimise, latency, energy)
+        if first is None:
+            return None
+        limit = {"latency": latency, "energy": energy} | {minimise: getattr(first, minimise) * (1 + CLOSE)}
+        other = "energy" if minimise == "latency" else "latency"
+        return solver.best(other, **limit) or first
+
+    def front(self, group: Group) -> Iterator[Choice]:
+        """Choices that no other beats in both latency and energy, fastest first."""
+        energy = math.inf
+        for _ in range(FRONT):
+            found = self.best(group, "latency", energy=energy)
+            if found is None:
+                return
+            yield found
+            energy = found.energy * (1 - 1e-9)
+
+
+def columns(group: Group, tiling: str) -> list[np.ndarray]:
+    """For each walked rank its chains of tiles, (chains, blocks). Batch and stepped ranks go coordinate by coordinate;
+    around what registers keep a tile is a whole number of array widths, one coordinate, or the rank."""
+    units = {u for options in group.options.values() for o in options for u in o.unit.split("+")}
+    widths = tuple(sorted({axis.size for u in units for _, axis in group.machine.axes(u)}))
+    found = []
+    for rank in group.walked:
+        extent = group.workload.extent(rank)
+        single = rank in group.batch | group.stepped
+        sizes = (1,) if single else candidates(extent, widths, tiling)
+        levels = [sizes] * len(group.levels)
+        if group.registers:
+            levels.append(tuple(t for t in sizes if single or t in (1, extent, *widths)))
+        found.append(chains(levels))
+    return found
+
+
+def named(group: Group) -> dict[str, str]:
+    """Tensors and ranks -> names that do not depend on what they are called, in order of first use."""
+    names: dict[str, str] = {}
+    for e in group.einsums:
+        for r in e.ranks:
+            names.setdefault(r, f"r{len(names)}")
+        for t in (*(a.tensor for a in e.reads), e.name):
+            names.setdefault(t, f"t{len(names)}")
+    return names
+
+
+def signature(group: Group, names: dict[str, str]) -> tuple:
+    """Equal for groups that differ in names only."""
+    w = group.workload
+    uses = [
+        (u.kind, w.bits(u.storage), u.roles, tuple(names.get(r, r) for r in u.ranks), u.state and names[u.state])
+        for u in group.uses.values()
+    ]
+    extents = tuple((new, w.extent(old)) for old, new in names.items() if new.startswith("r"))
+    return tuple(_shape(e, names, w.sizes) for e in group.einsums), tuple(uses), extents, group.machine.name
+
+
+def _shape(e: Einsum, names: dict[str, str], sizes) -> tuple:
+    parts = (e.output, *e.right)
+    return (
+        tuple(_expr(x, names, sizes) for x in parts),
+        e.reduce_op,
+        tuple(names[r] for r in e.reduced),
+        e.init is None,
+    )
+
+
+def _expr(x: Expr, names: dict[str, str], sizes) -> tuple:
+    match x:
+        case Access():
+            return ("access", names[x.tensor], *(_expr(i, names, sizes) for i in x.indices))
+        case Apply():
+            return (x.op, *(_expr(a, names, sizes) for a in x.args))
+        case Name():
+            return ("name", names.get(x.name, sizes.get(x.name)))
+        case _:
+            return ("number", x.value)
+
+
+def renamed(choice: Choice, group: Group) -> Choice:
+    """The same decisions about a group that differs in names only."""
+    back = {new: old for old, new in named(group).items()}
+    to = {old: back[new] for old, new in named(choice.group).items()}
+
+    def rank(name: str) -> str:
+        return to.get(name, name)
+
+    options = {
+        to[e]: replace(o, spread=tuple((a, rank(r)) for a, r in o.spread), inner=o.inner and rank(o.inner))
+        for e, o in choice.options.items()
+    }
+    move = lambda h: Hold(h.memory, h.block, frozenset(map(rank, h.outside)), h.along and rank(h.along))
+    holds = {to[t]: tuple(map(move, chain)) for t, chain in choice.holds.items()}
+    return replace(
+        choice, group=group, options=options, holds=holds, tiles={rank(r): t for r, t in choice.tiles.items()}
+    )
+
+
+__all__ = ["Illegal", "Solver", "Space", "Use", "columns"]

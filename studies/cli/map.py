@@ -1,0 +1,103 @@
+"""`stepfall map`: search the best mapping of a cascade on a machine, and say how good it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from einsum.problems import InputError, Problem
+from mapper.search.answer import Answer, Found
+from studies import report
+from studies.cli.inputs import bound_inputs
+
+COLUMNS = ("mapping", "groups", "latency s", "energy J", "EDP J s")
+
+
+def map_(
+    cascade: str,
+    machine: str,
+    sizes: dict[str, int],
+    dtype: str | None,
+    objective: str,
+    tiling: str,
+    buffers: int,
+    simulate: int | None,
+    buys: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the best mappings with the certificate; with `out` write them there as YAML."""
+    from rich.console import Console
+
+    from mapper.search.answer import search
+    from mapper.search.solve import Space
+    from studies import refine
+
+    if simulate and objective != "latency":
+        raise InputError(Problem("--simulate looks for the least latency", path="--objective", got=objective))
+    if out:
+        report.check_place(out)
+    workload, place = bound_inputs(cascade, machine, sizes, dtype)
+    with Console(stderr=True).status("") as status:  # shown on a terminal only
+        told = lambda text: status.update(f"solving {text}")
+        space = Space(tiling, buffers)
+        if simulate:
+            answer = refine.refine(workload, place, space, simulations=simulate, told=status.update)
+        else:
+            answer = search(workload, place, objective, space, told)
+        gains = refine.buys(workload, place, space=space, told=told) if buys else ()
+    if out:
+        _write(answer, out)
+    if as_json:
+        print(json.dumps(_as_dict(answer) | {"buys": [asdict(g) for g in gains]}, indent=1, allow_nan=False))
+        return
+    _print(answer, cascade, machine, out)
+    if buys:
+        rows = [(g.parameter, g.before_s, g.after_s, f"{g.gain:.2%}") for g in gains]
+        report.print_table("10% more of one thing, mapped anew", ("parameter", "before s", "after s", "gain"), rows)
+
+
+def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None:
+    from mapper.show import show
+    from studies.refine import Refined
+
+    proof = answer.certificate
+    rows = [
+        (f.mapping.name, len(f.mapping.groups), f.latency_s, f.energy_j, f.latency_s * f.energy_j) for f in answer.found
+    ]
+    if len(answer.found) == 1:
+        print(show(answer.found[0].mapping))
+    report.print_table(f"{cascade} on {machine}, least {proof.objective}", COLUMNS, rows)
+    print(f"space: {proof.space}")
+    method = answer.found[0].result.method.replace(" ", "-")
+    whole = "the whole space was costed or bounded out" if proof.exhausted else "stopped early"
+    runs = f", {answer.simulated} simulations" if isinstance(answer, Refined) else ""
+    print(
+        f"proof: {method} {proof.objective} at least {proof.bound:.6g}, found {proof.value:.6g}, gap {proof.gap:.2%}; "
+        f"{whole}: {proof.effort.space:.3g} points, {proof.effort.costed} costed in full{runs}; {proof.seconds:.2f} s"
+    )
+    if out:
+        print(
+            f"{len(answer.found)} mappings in {out}; `stepfall run --mapping {out}/{answer.found[0].mapping.name}.yaml`"
+        )
+
+
+def _as_dict(answer: Answer) -> dict[str, object]:
+    from mapper.yaml import dump_mapping
+
+    proof = asdict(answer.certificate) | {"gap": answer.certificate.gap}
+    found = [{"mapping": dump_mapping(f.mapping), **_numbers(f)} for f in answer.found]
+    return {"certificate": proof, "found": found}
+
+
+def _numbers(found: Found) -> dict[str, float]:
+    return {"latency_s": found.latency_s, "energy_j": found.energy_j}
+
+
+def _write(answer: Answer, out: Path) -> None:
+    from mapper.yaml import dump_mapping
+
+    with report.whole_directory(out) as folder:
+        for found in answer.found:
+            (folder / f"{found.mapping.name}.yaml").write_text(dump_mapping(found.mapping))

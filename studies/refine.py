@@ -1,0 +1,321 @@
+"""The best mapping under overlap: simulate mappings in the order of their closed form, a lower bound of their time.
+
+What the closed form cannot tell apart, buffers, open tiles and the order of service, is decided by simulation. Once no
+mapping that is left has a bound below the best simulated time, that one is optimal. SEMANTICS 8.8.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from arch.machine import Array, Machine, Memory, Node, Unit
+from einsum.cascade import Workload
+from einsum.problems import InputError, Problem, suggest
+from mapper import mapping as types
+from mapper.check import check
+from mapper.modulo import static_order
+from mapper.search.answer import DEFAULT, Answer, Certificate, Found, described, search
+from mapper.search.build import Choice, mapping_of
+from mapper.search.every import every
+from mapper.search.fuse import Cost, Cuts, Done
+from mapper.search.group import Group
+from mapper.search.several import Several
+from mapper.search.single import CLOSE, Single
+from mapper.search.solve import Solver, Space, columns
+from mapper.work import GroupWork, group_works
+from sim import fold
+from sim.lower import lower
+from sim.run import simulate
+
+STEP = 1e-3  # by how much the first interval of latencies reaches above the least; each further one is twice as wide
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """How each mapping is tried: buffers of each hold, two as far as they fit (innermost holds first); tiles open;
+    transfers ahead; oldest first, and in a static order (`mapper.modulo`) if several Einsums share loops."""
+
+    buffers: tuple[int, ...] = (2, 1)
+    open: tuple[int, ...] = (2, 4)
+    ahead: tuple[int, ...] = (4, 1)
+    schedules: tuple[str, ...] = ("static order", "oldest first")
+
+    def __str__(self) -> str:
+        either = lambda values: " or ".join(map(str, values))
+        return (
+            f"{either(self.buffers)} buffers for each hold as far as they fit, {either(self.open)} tiles open, "
+            f"{either(self.ahead)} ahead, {either(self.schedules)}"
+        )
+
+    def bodies(self, choice: Choice) -> Iterator[tuple[types.Node, ...]]:
+        """The bodies of the choice's group in each variant, equal ones once."""
+        plain = mapping_of("trial", [choice], 1)
+        work = group_works(plain, choice.group.workload, choice.group.machine)[0]
+        roomy = _roomy(work, choice.group.machine)
+        schedules = [s for s in self.schedules if s != "static order" or len(work.works) > 1]
+        behind, order = static_order(work)
+        made: dict[tuple[types.Node, ...], None] = {}
+        for deep, kind, open_, ahead in product(self.buffers, schedules or ["oldest first"], self.open, self.ahead):
+            static = kind == "static order"
+            pipe = types.Pipe((), open_, ahead, order if static else types.Greedy())
+            doubled = roomy if deep == 2 else frozenset()
+            made[tuple(_varied(n, doubled, pipe, behind if static else frozenset()) for n in plain.groups[0].body)] = (
+                None
+            )
+        yield from made
+
+
+def _roomy(work: GroupWork, machine: Machine) -> frozenset[types.Hold]:
+    """Holds whose second buffers fit, innermost first."""
+    sizes: dict[types.Hold, float] = defaultdict(float)
+    used: dict[str, float] = defaultdict(float)
+    for hold, _, size in work.footprints:
+        sizes[hold] += size
+        used[hold.memory] += size
+    found = []
+    for loop in reversed(work.nest.loops):
+        for hold in loop.source.holds:
+            capacity = machine.memory(hold.memory).capacity_bytes
+            if capacity is None or used[hold.memory] + sizes[hold] <= capacity:
+                used[hold.memory] += sizes[hold]
+                found.append(hold)
+    return frozenset(found)
+
+
+def _varied(node: types.Node, doubled: frozenset[types.Hold], pipe: types.Pipe, behind: frozenset[str]) -> types.Node:
+    match node:
+        case types.Loop():
+            holds = tuple(replace(h, deep=2) if h in doubled else h for h in node.holds)
+            return replace(node, holds=holds, body=tuple(_varied(n, doubled, pipe, behind) for n in node.body))
+        case types.Pipe():
+            return replace(pipe, body=tuple(_varied(n, doubled, pipe, behind) for n in node.body))
+        case types.Compute():
+            return replace(node, stage=int(node.einsum in behind))
+        case _:
+            return node
+
+
+VARIANTS = Variants()
+
+
+@dataclass
+class Limit:
+    """When to stop: simulations of each group, and a point in time."""
+
+    simulations: int
+    until: float  # of `time.perf_counter`
+
+
+@dataclass
+class Refining:
+    """A group under refinement: its fastest mapping so far, and `bound`, below which no mapping of it comes."""
+
+    first: Choice  # of least closed-form latency
+    space: Space
+    variants: Variants
+    choice: Choice = field(init=False)
+    body: tuple[types.Node, ...] = ()
+    seconds: float = math.inf
+    bound: float = field(init=False)
+    simulated: int = 0
+
+    def __post_init__(self) -> None:
+        self.choice, self.bound = self.first, self.first.latency
+        self._tried: set[tuple[types.Node, ...]] = set()
+
+    @property
+    def group(self) -> Group:
+        return self.first.group
+
+    def run(self, limit: Limit, told: Told) -> None:
+        """Simulate until nothing can be faster or the limit is reached; the first mapping in any case."""
+        for choice in self._candidates():
+            for body in self.variants.bodies(choice):
+                if choice.latency >= self.seconds * (1 - CLOSE):
+                    break  # its bound, so that no variant of it is faster
+                if self.body and (self.simulated >= limit.simulations or time.perf_counter() >= limit.until):
+                    return
+                if body in self._tried:
+                    continue
+                self._tried.add(body)
+                self._simulate(choice, body)
+                gap = 1 - min(1, self.bound / self.seconds)
+                told(f"{', '.join(self.group.names)}: {self.simulated} simulated, {self.seconds:.6g} s, gap {gap:.2%}")
+        self.bound = self.seconds
+
+    def _candidates(self) -> Iterator[Choice]:
+        """The best for two buffers and for one, then every mapping by intervals of its closed-form latency."""
+        doubled = (
+            Solver(replace(self.space, buffers=2)).best(self.group, "latency") if 2 in self.variants.buffers else None
+        )
+        yield from filter(None, (doubled, self.first))
+        kind = Single if len(self.group.names) == 1 else Several
+        space = kind(self.group, columns(self.group, self.space.tiling), 1, Solver(self.space).effort)
+        above, wide = -math.inf, 0.0
+        while above < self.seconds:
+            limit = min(self.seconds, self.first.latency * (1 + CLOSE + wide))
+            yield from every(space, above, limit)
+            self.bound = above = limit
+            wide = 2 * wide or STEP
+
+    def _simulate(self, choice: Choice, body: tuple[types.Node, ...]) -> None:
+        plain = mapping_of("trial", [choice], 1)
+        mapping = replace(plain, groups=(replace(plain.groups[0], body=body),))
+        seconds = fold.run(lower(mapping, self.group.workload, self.group.machine)[0]).seconds
+        self.simulated += 1
+        if seconds < self.seconds:
+            self.choice, self.body, self.seconds = choice, body, seconds
+
+
+@dataclass(frozen=True)
+class Refined(Answer):
+    """The mapping fastest in simulation, with its simulated result. No mapping of the space is faster than the proof's
+    bound in any of the variants that `certificate.space` names."""
+
+    simulated: int  # runs, each of one group in one variant
+
+
+def refine(
+    workload: Workload,
+    machine: Machine,
+    space: Space = DEFAULT,
+    variants: Variants = VARIANTS,
+    simulations: int = 1000,
+    seconds: float = math.inf,
+    told: Told = lambda message: None,
+) -> Refined:
+    """The mapping of the space that is fastest in simulation, over all variants.
+
+    At most so many `simulations` of each group, and no new one after so many `seconds`; Ctrl-C stops as these do, once
+    there is a mapping. What is found then is the best so far with the gap that is left. `told` hears of the progress.
+    InputError if some Einsum fits nowhere or a mapping is not simulated.
+    """
+    start = time.perf_counter()
+    limit, solver = Limit(simulations, start + seconds), Solver(replace(space, buffers=1))
+    cuts = Cuts(workload, machine, solver)
+    groups: dict[Done, Refining] = {}
+    path: list[Choice] = []
+    bound = 0.0
+    try:
+        while True:
+            path = cuts.best("latency", told)
+            bound = sum(_cost(cuts, c).latency for c in path)
+            fresh = [c for c in path if _names(c) not in groups]
+            if not fresh:
+                break
+            worst = max(fresh, key=lambda c: c.latency)
+            one = groups[_names(worst)] = Refining(worst, space, variants)
+            one.run(limit, told)
+            cuts.costs[_names(worst)] = Cost(one.bound, worst.energy, worst)
+    except KeyboardInterrupt:
+        if not path:
+            raise
+    for c in path:
+        one = groups.setdefault(_names(c), Refining(c, space, variants))
+        if not one.body:
+            one.run(Limit(1, 0.0), told)
+    chosen = [groups[_names(c)] for c in path]
+    found = _joined(chosen, workload, machine)
+    words = f"{described(cuts, replace(space, buffers=1))}, all before variants: {variants}"
+    value = found.latency_s
+    bound = min(bound, value)
+    done = value - bound <= 1e-9 * value
+    proof = Certificate("latency", value, bound, done, words, solver.effort, time.perf_counter() - start)
+    return Refined((found,), proof, sum(g.simulated for g in groups.values()))
+
+
+def _names(choice: Choice) -> Done:
+    return frozenset(choice.group.names)
+
+
+def _cost(cuts: Cuts, choice: Choice) -> Cost:
+    cost = cuts.costs[_names(choice)]
+    assert cost is not None
+    return cost
+
+
+def _joined(groups: list[Refining], workload: Workload, machine: Machine) -> Found:
+    """The groups one after another, checked and simulated as a whole."""
+    plain = mapping_of("refined", [g.choice for g in groups], 1)
+    each = tuple(replace(group, body=g.body) for group, g in zip(plain.groups, groups, strict=True))
+    mapping = replace(plain, groups=each)
+    check(mapping, workload, machine)
+    result = simulate(mapping, workload, machine)
+    apart = sum(g.seconds for g in groups)
+    if not math.isclose(result.latency_s, apart, rel_tol=1e-9):
+        raise AssertionError(f"the groups take {apart} s one by one, {result.latency_s} s together")
+    return Found(mapping, result)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a better machine gains after mapping anew: closed-form latencies in seconds."""
+
+    parameter: str
+    before_s: float
+    after_s: float
+
+    @property
+    def gain(self) -> float:
+        """Time saved, relative to the time before."""
+        return 1 - self.after_s / self.before_s
+
+
+def parameters_of(machine: Machine) -> tuple[str, ...]:
+    """What `buys` can scale: each unit's throughput, each memory's bandwidth and capacity where it is limited."""
+    limited = [m for m in machine.memories if m.read_bytes_per_s or m.write_bytes_per_s]
+    sized = [m for m in machine.memories if m.capacity_bytes is not None]
+    return (
+        *(f"{u.name} throughput" for u in machine.units),
+        *(f"{m.name} bandwidth" for m in limited),
+        *(f"{m.name} capacity" for m in sized),
+    )
+
+
+def buys(
+    workload: Workload,
+    machine: Machine,
+    parameters: Iterable[str] = (),
+    factor: float = 1.1,
+    space: Space = DEFAULT,
+    told: Told = lambda message: None,
+) -> tuple[Gain, ...]:
+    """Which parameter buys most: each of them (all if none is given) `factor` times better, mapped anew by the search.
+
+    Greatest gain first. InputError for a parameter that the machine has not.
+    """
+    able = parameters_of(machine)
+    chosen = tuple(parameters) or able
+    if unknown := [p for p in chosen if p not in able]:
+        raise InputError(Problem("no such parameter", path=machine.name, got=p, hint=suggest(p, able)) for p in unknown)
+    before = search(workload, machine, "latency", space, told).found[0].latency_s
+    gains = []
+    for parameter in chosen:
+        told(parameter)
+        name, what = parameter.rsplit(" ", 1)
+        other = replace(machine, root=_scaled(machine.root, name, what, factor))
+        gains.append(Gain(parameter, before, search(workload, other, "latency", space).found[0].latency_s))
+    return tuple(sorted(gains, key=lambda g: -g.gain))
+
+
+def _scaled(node: Node, name: str, what: str, factor: float) -> Node:
+    """The tree with one property of one node scaled."""
+    more = lambda value: value and value * factor
+    if isinstance(node, Memory | Array):
+        node = replace(node, children=tuple(_scaled(child, name, what, factor) for child in node.children))
+    match node, what:
+        case Unit(name=own), "throughput" if own == name:
+            return replace(node, clock_hz=node.clock_hz * factor)
+        case Memory(name=own), "bandwidth" if own == name:
+            speeds = more(node.read_bytes_per_s), more(node.write_bytes_per_s)
+            return replace(node, read_bytes_per_s=speeds[0], write_bytes_per_s=speeds[1])
+        case Memory(name=own), "capacity" if own == name:
+            return replace(node, capacity_bytes=more(node.capacity_bytes))
+        case _:
+            return node
