@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 ROLES = ("input", "weight", "output")  # of a tensor in an Einsum: SEMANTICS 3.10
 
@@ -123,6 +124,13 @@ class Machine:
         """Name of a node -> the nodes from the root down to it."""
         return {path[-1].name: path for path in _walk((self.root,))}
 
+    @cached_property
+    def _named(self) -> dict[tuple[type, str], Any]:
+        """Memories, units and axes by kind and name."""
+        arrays = [n for n in self.nodes() if isinstance(n, Array)]
+        axes = {(Axis, f"{array.name}.{axis.name}"): axis for array in arrays for axis in array.axes}
+        return {(type(n), n.name): n for n in self.nodes()} | axes
+
     def nodes(self) -> tuple[Node, ...]:
         """Every node, parents first."""
         return tuple(path[-1] for path in self._paths.values())
@@ -140,16 +148,14 @@ class Machine:
         return tuple(n for n in self.nodes() if isinstance(n, Unit))
 
     def memory(self, name: str) -> Memory:
-        return next(m for m in self.memories if m.name == name)
+        return self._named[Memory, name]
 
     def unit(self, name: str) -> Unit:
-        return next(u for u in self.units if u.name == name)
+        return self._named[Unit, name]
 
     def axis(self, over: str) -> Axis:
         """The axis that `array.axis` names."""
-        array, name = over.split(".")
-        arrays = (n for n in self.nodes() if isinstance(n, Array) and n.name == array)
-        return next(axis for node in arrays for axis in node.axes if axis.name == name)
+        return self._named[Axis, over]
 
     def axes(self, name: str) -> tuple[tuple[str, Axis], ...]:
         """(array name, axis) of every axis above the node `name`, outermost first."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from einsum.problems import InputError, Problem, suggest
+from sim.outcome import Standstill
 from sim.program import CONDITIONS, Extreme, Program, Table, Task, loops_of
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ def check(program: Program) -> None:
     """Raises InputError with every problem of the program."""
     found = [*_names(program), *_loops(program), *(p for t in program.tasks for p in _task(program, t))]
     if not found:
-        found = [*_orders(program), *_slots(program)] or list(_standstill(program))
+        found = [*_orders(program), *_slots(program)]
+    kind = InputError if found else Standstill
+    found = found or list(_standstill(program))
     if found:
-        raise InputError(Problem(p.what, program.name, path=p.path, got=p.got, hint=p.hint) for p in found)
+        raise kind(Problem(p.what, program.name, path=p.path, got=p.got, hint=p.hint) for p in found)
 
 
 def _names(program: Program) -> Iterator[Problem]:

@@ -60,11 +60,14 @@ def _compute(b: Builder, work: Work) -> None:
     deps = [dep for producers in made.values() for dep in producers]
     mine = [t for t in b.moves("read", "write") if name == first and t.einsums == (work.name,)]
     apart = lambda t: b.limits(t) or [when for when, _ in t.nbytes] != [when for when, _ in work.cycles]
-    limited = [(f"{t.name} {n}", t) for n, t in enumerate(mine) if apart(t)]
+    limited = [(f"{t.name} {n} of {name}", t) for n, t in enumerate(mine) if apart(t)]
     for label, transfer in limited:
         if transfer.kind == "read":  # once its own tensor has been made; partial results with the operands
             of_it = [made[a] for a in made if storage(b.cascade, a.tensor) == transfer.tensor]
             after = [dep for producers in of_it or made.values() for dep in producers]
+            for fill in b.moves("fill"):  # and brought to where the leaf reads it
+                if (fill.tensor, fill.target) == (transfer.tensor, transfer.source):
+                    after.append(Dep(f"have {fill.tensor} in {fill.target}"))
             deps += map(Dep, b.move(transfer, after, label, stage=work.leaf.node.stage))
     amounts = [
         (f"operations|{work.name}||{work.unit.name}|{c}", times(work.points, n)) for c, n in work.classes.items()

@@ -14,6 +14,10 @@ class NotSimulated(InputError):
     """The mapping is legal and has a closed form, but the simulator does not understand it yet."""
 
 
+class Standstill(InputError):
+    """The tasks of a program wait for each other in a circle, whatever their lengths."""
+
+
 class Deadlock(RuntimeError):
     """Tiles are left but nothing can ever happen again; the message names who waits for what."""
 

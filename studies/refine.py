@@ -18,11 +18,11 @@ from einsum.cascade import Workload
 from einsum.problems import InputError, Problem, suggest
 from mapper import mapping as types
 from mapper.check import check
-from mapper.modulo import static_order
+from mapper.modulo import Stages, static_orders
 from mapper.search.answer import DEFAULT, Answer, Certificate, Found, described, search
 from mapper.search.build import Choice, mapping_of
 from mapper.search.every import every
-from mapper.search.fuse import Cost, Cuts, Done
+from mapper.search.fuse import GRAIN, Cost, Cuts, Done, slack, total
 from mapper.search.group import Group
 from mapper.search.several import Several
 from mapper.search.single import CLOSE, Single
@@ -30,6 +30,7 @@ from mapper.search.solve import Solver, Space, columns
 from mapper.work import GroupWork, group_works
 from sim import fold
 from sim.lower import lower
+from sim.outcome import Deadlock, Standstill
 from sim.run import simulate
 
 STEP = 1e-3  # by how much the first interval of latencies reaches above the least; each further one is twice as wide
@@ -39,7 +40,7 @@ Told = Callable[[str], None]
 @dataclass(frozen=True)
 class Variants:
     """How each mapping is tried: buffers of each hold, two as far as they fit (innermost holds first); tiles open;
-    transfers ahead; oldest first, and in a static order (`mapper.modulo`) if several Einsums share loops."""
+    transfers ahead; oldest first, and in static orders (`mapper.modulo`) if several Einsums share loops."""
 
     buffers: tuple[int, ...] = (2, 1)
     open: tuple[int, ...] = (2, 4)
@@ -58,16 +59,15 @@ class Variants:
         plain = mapping_of("trial", [choice], 1)
         work = group_works(plain, choice.group.workload, choice.group.machine)[0]
         roomy = _roomy(work, choice.group.machine)
-        schedules = [s for s in self.schedules if s != "static order" or len(work.works) > 1]
-        behind, order = static_order(work)
+        schedules: list[tuple[Stages, types.Schedule]] = []
+        if "static order" in self.schedules and len(choice.group.names) > 1:
+            schedules += static_orders(work)
+        if "oldest first" in self.schedules or not schedules:
+            schedules.append(({}, types.Greedy()))
         made: dict[tuple[types.Node, ...], None] = {}
-        for deep, kind, open_, ahead in product(self.buffers, schedules or ["oldest first"], self.open, self.ahead):
-            static = kind == "static order"
-            pipe = types.Pipe((), open_, ahead, order if static else types.Greedy())
-            doubled = roomy if deep == 2 else frozenset()
-            made[tuple(_varied(n, doubled, pipe, behind if static else frozenset()) for n in plain.groups[0].body)] = (
-                None
-            )
+        for deep, (stages, schedule), open_, ahead in product(self.buffers, schedules, self.open, self.ahead):
+            pipe, doubled = types.Pipe((), open_, ahead, schedule), roomy if deep == 2 else frozenset()
+            made[tuple(varied(node, doubled, pipe, stages) for node in plain.groups[0].body)] = None
         yield from made
 
 
@@ -88,15 +88,16 @@ def _roomy(work: GroupWork, machine: Machine) -> frozenset[types.Hold]:
     return frozenset(found)
 
 
-def _varied(node: types.Node, doubled: frozenset[types.Hold], pipe: types.Pipe, behind: frozenset[str]) -> types.Node:
+def varied(node: types.Node, doubled: frozenset[types.Hold], pipe: types.Pipe, stages: Stages) -> types.Node:
+    """The node with two buffers for some holds, the pipe's settings, and the leaves' stages."""
     match node:
         case types.Loop():
             holds = tuple(replace(h, deep=2) if h in doubled else h for h in node.holds)
-            return replace(node, holds=holds, body=tuple(_varied(n, doubled, pipe, behind) for n in node.body))
+            return replace(node, holds=holds, body=tuple(varied(n, doubled, pipe, stages) for n in node.body))
         case types.Pipe():
-            return replace(pipe, body=tuple(_varied(n, doubled, pipe, behind) for n in node.body))
+            return replace(pipe, body=tuple(varied(n, doubled, pipe, stages) for n in node.body))
         case types.Compute():
-            return replace(node, stage=int(node.einsum in behind))
+            return replace(node, stage=stages.get(node.einsum, 0))
         case _:
             return node
 
@@ -110,6 +111,9 @@ class Limit:
 
     simulations: int
     until: float  # of `time.perf_counter`
+
+
+FIRST = Limit(1, 0.0)
 
 
 @dataclass
@@ -167,8 +171,11 @@ class Refining:
     def _simulate(self, choice: Choice, body: tuple[types.Node, ...]) -> None:
         plain = mapping_of("trial", [choice], 1)
         mapping = replace(plain, groups=(replace(plain.groups[0], body=body),))
-        seconds = fold.run(lower(mapping, self.group.workload, self.group.machine)[0]).seconds
         self.simulated += 1
+        try:
+            seconds = fold.run(lower(mapping, self.group.workload, self.group.machine)[0]).seconds
+        except (Deadlock, Standstill):  # an order that begins the next tile needs a buffer for it
+            return
         if seconds < self.seconds:
             self.choice, self.body, self.seconds = choice, body, seconds
 
@@ -179,6 +186,59 @@ class Refined(Answer):
     bound in any of the variants that `certificate.space` names."""
 
     simulated: int  # runs, each of one group in one variant
+
+
+@dataclass
+class Joined:
+    """The groups of a cut, each refined on its own: they run one after another, so that their times add up."""
+
+    cuts: Cuts
+    space: Space
+    variants: Variants
+    limit: Limit
+    told: Told
+    best: list[Choice]  # the cut that is fastest so far
+    bound: float  # no cut is faster
+    groups: dict[Done, Refining] = field(default_factory=dict)
+
+    def seconds(self, path: Iterable[Choice]) -> float:
+        return sum(self.groups[frozenset(c.group.names)].seconds for c in path)
+
+    def refine(self, choice: Choice, limit: Limit) -> Refining:
+        """Refine a group; what its bound has become is its cost from then on."""
+        names = frozenset(choice.group.names)
+        one = self.groups.setdefault(names, Refining(choice, self.space, self.variants))
+        one.run(limit, self.told)
+        self.cuts.costs[names] = Cost(one.bound, choice.energy, choice)
+        return one
+
+    def improve(self) -> None:
+        """Refine the cut found in closed form, then the cut of the least bounds until none is below the best time."""
+        for choice in self.best:
+            self.refine(choice, self.limit)
+        value = self.seconds(self.best)
+        while (path := self.cuts._path("latency", value)) and time.perf_counter() < self.limit.until:
+            steps = {names: self.cuts.costs[names] or Cost(math.inf, math.inf) for names in path}
+            self.bound = total(steps.values()).latency
+            if self.bound >= value * (1 - GRAIN):
+                return
+            unsolved = [names for names in path if steps[names].choice is None]
+            fresh = [names for names in path if names not in self.groups]
+            names = max(unsolved or fresh or path, key=lambda n: steps[n].latency)
+            if unsolved:
+                self.told(", ".join(sorted(names)))
+                room = steps[names].latency + slack(value, self.bound)
+                self.cuts.solve(names, "latency", Cost(room, math.inf))
+            elif fresh:
+                self.refine(_solved(steps[names]), self.limit)
+            else:  # what is left of the gaps is the limit's
+                self.best = min(self.best, [_solved(cost) for cost in steps.values()], key=self.seconds)
+                return
+
+
+def _solved(cost: Cost) -> Choice:
+    assert cost.choice is not None
+    return cost.choice
 
 
 def refine(
@@ -193,51 +253,26 @@ def refine(
     """The mapping of the space that is fastest in simulation, over all variants.
 
     At most so many `simulations` of each group, and no new one after so many `seconds`; Ctrl-C stops as these do, once
-    there is a mapping. What is found then is the best so far with the gap that is left. `told` hears of the progress.
-    InputError if some Einsum fits nowhere or a mapping is not simulated.
+    the search has found a mapping. What is found then is the best so far with the gap that is left. `told` hears of the
+    progress. InputError if some Einsum fits nowhere or a mapping is not simulated.
     """
-    start = time.perf_counter()
-    limit, solver = Limit(simulations, start + seconds), Solver(replace(space, buffers=1))
-    cuts = Cuts(workload, machine, solver)
-    groups: dict[Done, Refining] = {}
-    path: list[Choice] = []
-    bound = 0.0
+    start, space = time.perf_counter(), replace(space, buffers=1)
+    cuts = Cuts(workload, machine, Solver(space))
+    path, least = cuts.best("latency", told)
+    joined = Joined(cuts, space, variants, Limit(simulations, start + seconds), told, path, least.latency)
     try:
-        while True:
-            path = cuts.best("latency", told)
-            bound = sum(_cost(cuts, c).latency for c in path)
-            fresh = [c for c in path if _names(c) not in groups]
-            if not fresh:
-                break
-            worst = max(fresh, key=lambda c: c.latency)
-            one = groups[_names(worst)] = Refining(worst, space, variants)
-            one.run(limit, told)
-            cuts.costs[_names(worst)] = Cost(one.bound, worst.energy, worst)
+        if least == total(path):  # else the search was interrupted
+            joined.improve()
     except KeyboardInterrupt:
-        if not path:
-            raise
-    for c in path:
-        one = groups.setdefault(_names(c), Refining(c, space, variants))
-        if not one.body:
-            one.run(Limit(1, 0.0), told)
-    chosen = [groups[_names(c)] for c in path]
+        pass
+    groups = [joined.groups.get(frozenset(c.group.names)) for c in joined.best]
+    chosen = [g if g and g.body else joined.refine(c, FIRST) for g, c in zip(groups, joined.best, strict=True)]
     found = _joined(chosen, workload, machine)
-    words = f"{described(cuts, replace(space, buffers=1))}, all before variants: {variants}"
-    value = found.latency_s
-    bound = min(bound, value)
-    done = value - bound <= 1e-9 * value
-    proof = Certificate("latency", value, bound, done, words, solver.effort, time.perf_counter() - start)
-    return Refined((found,), proof, sum(g.simulated for g in groups.values()))
-
-
-def _names(choice: Choice) -> Done:
-    return frozenset(choice.group.names)
-
-
-def _cost(cuts: Cuts, choice: Choice) -> Cost:
-    cost = cuts.costs[_names(choice)]
-    assert cost is not None
-    return cost
+    value, bound = found.latency_s, min(joined.bound, found.latency_s)
+    words = f"{described(cuts, space)}; each simulated with {variants}"
+    spent, done = time.perf_counter() - start, value - bound <= 1e-9 * value
+    proof = Certificate("latency", value, bound, done, words, cuts.solver.effort, spent)
+    return Refined((found,), proof, sum(g.simulated for g in joined.groups.values()))
 
 
 def _joined(groups: list[Refining], workload: Workload, machine: Machine) -> Found:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 Progress = Callable[[str], None]  # told what is being worked on
-STUDIES = {"fusemax": "studies.fusemax.study"}  # name on the command line -> module
+STUDIES = {"fusemax": "studies.fusemax.study", "mapper": "studies.mapper.study"}  # name on the command line -> module
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from mapper.check import check
 from mapper.cost import cost
 from mapper.result import Result
 from mapper.search.build import Choice, mapping_of
-from mapper.search.fuse import Cuts
-from mapper.search.single import Effort
-from mapper.search.solve import Solver, Space
+from mapper.search.fuse import COSTS, Cost, Cuts, total
+from mapper.search.places import ORDERS
+from mapper.search.single import Effort, Stopped
+from mapper.search.solve import SHAPES, Solver, Space
 from mapper.search.tiles import LIMIT, TILINGS
 
 DEFAULT = Space()
@@ -72,33 +73,55 @@ def search(
     objective: str = "latency",
     space: Space = DEFAULT,
     told: Callable[[str], None] = lambda message: None,
+    seconds: float = math.inf,
 ) -> Answer:
     """The mapping of least `objective` (latency | energy | edp | pareto) in the space.
 
     Ties go to less energy, then less latency, then fewer bytes held. Latency is the closed form's, a lower bound of the
-    simulated time.
-
-    `told` hears which group is solved. InputError if the objective is unknown or some Einsum fits nowhere.
+    simulated time; energy is without static power. `told` hears which group is solved. After `seconds`, or when
+    interrupted, the best so far is returned with its gap. InputError if the objective is unknown, some Einsum fits
+    nowhere, or nothing has been found yet.
     """
     if objective not in OBJECTIVES:
         raise InputError(Problem("unknown objective", got=objective, hint=suggest(objective, OBJECTIVES)))
     if space.tiling not in TILINGS:
         raise InputError(Problem("unknown tiling", got=space.tiling, hint=suggest(space.tiling, TILINGS)))
-    start, solver = time.perf_counter(), Solver(space)
+    start = time.perf_counter()
+    solver = Solver(space, Effort(stop=_until(start + seconds)))
     cuts = Cuts(workload, machine, solver)
-    paths = [cuts.best(objective, told)] if objective in ("latency", "energy") else cuts.front(told)
+    try:
+        paths, bound = _paths(cuts, objective, told)
+    except (Stopped, KeyboardInterrupt) as error:
+        what = "stopped before any mapping of the whole was found"
+        raise InputError(Problem(what, path=workload.cascade.name)) from error
+    value, found = _value(objective, paths[0]), tuple(_found(path, i, space) for i, path in enumerate(paths))
+    least = value if bound is None else getattr(bound, objective)
+    words, spent = described(cuts, space), time.perf_counter() - start
+    return Answer(found, Certificate(objective, value, least, bound is None, words, solver.effort, spent))
+
+
+def _paths(cuts: Cuts, objective: str, told: Callable[[str], None]) -> tuple[list[list[Choice]], Cost | None]:
+    """(the best cuts, a bound of any cut if the search was stopped)."""
+    if objective in COSTS:
+        path, bound = cuts.best(objective, told)
+        return [path], None if bound == total(path) else bound
+    paths = cuts.front(told)
     if objective == "edp":
-        paths = [min(paths, key=lambda p: sum(c.latency for c in p) * sum(c.energy for c in p))]
-    found = tuple(_found(path, i, space) for i, path in enumerate(paths))
-    value = _value(objective, found[0])
-    made = time.perf_counter() - start
-    proof = Certificate(objective, value, value, True, described(cuts, space), solver.effort, made)
-    return Answer(found, proof)
+        paths = [min(paths, key=lambda path: _value("edp", path))]
+    return paths, None
 
 
-def _value(objective: str, found: Found) -> float:
-    values = {"latency": found.latency_s, "energy": found.energy_j}
-    return values.get(objective, math.prod(values.values()))
+def _until(deadline: float) -> Callable[[], None]:
+    def stop() -> None:
+        if time.perf_counter() > deadline:
+            raise Stopped
+
+    return stop
+
+
+def _value(objective: str, path: list[Choice]) -> float:
+    whole = total(path)
+    return getattr(whole, objective) if objective in COSTS else whole.latency * whole.energy
 
 
 def _found(path: list[Choice], number: int, space: Space) -> Found:
@@ -117,7 +140,9 @@ def described(cuts: Cuts, space: Space) -> str:
     """The space in words, as it is printed with every answer."""
     tiles = {"divisors": "tiles divide their rank", "ragged": f"ragged tiles too, at most {LIMIT} for a rank and level"}
     return (
-        f"every cut into connected groups of at most {space.together} Einsums; every order of loops at each memory; "
+        f"every cut into connected groups of at most {space.together} Einsums with {space.products} matrix products; "
+        f"every order of loops at each memory (of several Einsums at most {ORDERS}, and {SHAPES} shapes); "
         f"{tiles[space.tiling]}; every unit, every rank over every axis; each tensor held or not in each memory, "
-        f"inside the loops that vary it; {space.buffers} buffer{'s' if space.buffers > 1 else ''} for each hold"
+        f"inside the loops that vary it; {space.buffers} buffer{'s' if space.buffers > 1 else ''} for each hold; "
+        f"energy without static power (SEMANTICS 8.1 to 8.3 have every rule)"
     )

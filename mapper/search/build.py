@@ -76,11 +76,9 @@ def _nest(choice: Choice, buffers: int) -> Node:
 
 
 def _carrier(choice: Choice) -> _Frame:
-    """A loop of one iteration for holds that stand around all others, over a rank that every Einsum has."""
-    einsums = choice.group.einsums
-    shared = [r for r in einsums[0].ranks if all(r in e.ranks for e in einsums)]
-    rank = min(shared, key=lambda r: any(r in (*e.reduced, e.iterative) for e in einsums))
-    return _Frame(rank, choice.tile(rank, 0), [])
+    """A loop of one iteration for holds that stand around all others."""
+    assert choice.group.carrier
+    return _Frame(choice.group.carrier, choice.tile(choice.group.carrier, 0), [])
 
 
 def _order(ranks: Sequence[str], outside: Sequence[frozenset[str]]) -> tuple[str, ...]:

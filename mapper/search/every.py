@@ -48,7 +48,7 @@ def _severals(space: Several, limit: float) -> Iterator[Choice]:
 def _of_shape(space: Several, skeleton: Skeleton, number: int, limit: float) -> Iterator[Choice]:
     tiles = [column[at : at + 1] for column, at in zip(space.columns, space.shapes[:, number], strict=True)]
     shapes = Shapes.of(space.group.workload, space.group.walked, tiles)
-    program = Program(space, skeleton, Terms(space, skeleton, Prices(space.group, shapes, space.buffers), 1), 0)
+    program = Program(space, skeleton, Terms(space, skeleton, Prices(space.group, shapes, space.buffers), 1, {}), 0)
     caps = np.array([np.inf, *[limit] * len(space.busy), *space.room.values()])
     shape = {r: tuple(int(t) for t in tile[0]) for r, tile in zip(space.group.walked, tiles, strict=True)}
     for decided in _decisions(program, 0, (), np.zeros(len(caps)), (), caps * (1 + CLOSE)):
@@ -65,6 +65,6 @@ def _decisions(
     e = program.group.einsums[step]
     for option, chosen, fresh, vector in program.moves(e):
         total = program._joined(e, option, live, vector)
-        if total is not None and (values + total + program._ranges[0][step + 1] <= caps).all():
+        if total is not None and (values + total + program.terms.ranges[0][step + 1, :, 0] <= caps).all():
             after = tuple(x for x in (*live, *fresh) if program._lives(x[0], step))
             yield from _decisions(program, step + 1, after, values + total, (*made, (e.name, option, chosen)), caps)

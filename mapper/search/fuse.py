@@ -8,23 +8,22 @@ SEMANTICS 8.6.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
 
-import moocore
 import numpy as np
 
 from arch.machine import Machine
 from einsum.cascade import Workload
-from einsum.ops import is_view
+from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, Problem
 from mapper.search.build import Choice
 from mapper.search.explain import explain
 from mapper.search.group import Group, Illegal, final
 from mapper.search.price import ENERGY, Prices, Shapes
-from mapper.search.single import CLOSE, resources
+from mapper.search.single import CLOSE, Stopped, resources
 from mapper.search.solve import Solver
 from mapper.tile import storage
 
@@ -38,6 +37,34 @@ class Cost:
     latency: float
     energy: float
     choice: Choice | None = None  # None: a bound
+
+
+COSTS = ("latency", "energy")
+GRAIN = 1e-10  # relative difference below which sums over groups are equal
+
+
+def total(costs: Iterable[Cost | Choice]) -> Cost:
+    """The sum over groups."""
+    every = list(costs)
+    return Cost(sum(c.latency for c in every), sum(c.energy for c in every))
+
+
+def close(a: float, b: float) -> bool:
+    """Whether two sums are equal but for rounding."""
+    return abs(a - b) <= GRAIN * max(abs(a), abs(b))
+
+
+def slack(whole: float, bound: float) -> float:
+    """What a group may cost beyond its bound for the sum to stay within `whole`."""
+    return max(0.0, whole - bound) + GRAIN * whole
+
+
+def better(a: Cost, b: Cost, minimise: str) -> bool:
+    """Whether a sum is less than another: in what is minimised, or equal there and less in the other."""
+    other = next(m for m in COSTS if m != minimise)
+    if close(getattr(a, minimise), getattr(b, minimise)):
+        return getattr(a, other) < getattr(b, other) * (1 - GRAIN)
+    return getattr(a, minimise) < getattr(b, minimise)
 
 
 class Cuts:
@@ -71,20 +98,36 @@ class Cuts:
                         sets[n] = merged
         return list(dict.fromkeys(frozenset(s) for s in sets.values()))
 
+    @cached_property
+    def _parts(self) -> list[Done]:
+        """Sets of Einsums that have nothing to do with each other: their order costs nothing, so it is this one."""
+        parts = list(self.bound_together)
+        for name in self.names:
+            near = [p for p in parts if name in p or self.needs[name] & p]
+            parts = [p for p in parts if p not in near] + [frozenset().union(*near)]
+        return sorted(parts, key=lambda p: min(map(self.names.index, p)))
+
     def steps(self, done: Done) -> Iterator[Done]:
         """Groups that can come next: connected, all they need is done or among them."""
-        atoms = [a for a in self.bound_together if not a <= done]
+        part = next((p for p in self._parts if not p <= done), frozenset())
+        atoms = [a for a in self.bound_together if not a <= done and a <= part]
         ready = lambda group: all(self.needs[n] <= done | group for n in group)
         seen: set[Done] = set()
         todo = list(atoms)
         while todo:
             group = todo.pop()
-            if group in seen or len(group) > self.solver.space.together:
+            if group in seen or not self._small(group):
                 continue
             seen.add(group)
             if ready(group):
                 yield group
             todo += [group | a for a in atoms if not a <= group and self._touch(group, a)]
+
+    def _small(self, group: Done) -> bool:
+        """Whether so many may share loops; those that a state ties always may."""
+        space, cascade = self.solver.space, self.workload.cascade
+        products = sum("mac" in operation_classes(cascade[n]) for n in group)
+        return group in self.bound_together or (len(group) <= space.together and products <= space.products)
 
     def _touch(self, group: Done, atom: Done) -> bool:
         """Whether an Einsum of one reads a result of the other."""
@@ -105,32 +148,79 @@ class Cuts:
                 self.costs[names] = None
         return self.costs[names]
 
-    def solve(self, names: Done, minimise: str) -> None:
-        """Put the group's best choice in the place of its bound; none if nothing fits."""
-        choice = self.solver.best(self.group(names), minimise)
-        self.costs[names] = Cost(choice.latency, choice.energy, choice) if choice else None
+    def solve(self, names: Done, minimise: str, room: Cost) -> None:
+        """Put the group's best choice in the place of its bound; if none is within `room`, that is a better bound."""
+        choice = self.solver.best(self.group(names), minimise, room.latency, room.energy)
+        if choice:
+            self.costs[names] = Cost(choice.latency, choice.energy, choice)
+        elif math.isinf(room.latency) and math.isinf(room.energy):
+            self.costs[names] = None
+        else:
+            bound = self.costs[names] or Cost(0.0, 0.0)
+            raised = {m: getattr(room, m) if math.isfinite(getattr(room, m)) else getattr(bound, m) for m in COSTS}
+            tied = math.isfinite(room.latency) and math.isfinite(room.energy)
+            self.costs[names] = Cost(**(raised | ({minimise: getattr(bound, minimise)} if tied else {})))
 
-    def best(self, minimise: str, told: Callable[[str], None]) -> list[Choice]:
-        """The groups of the cut whose sum is least; InputError if some Einsum fits nowhere."""
-        scale = 0.0
-        while True:
-            path = self._path(minimise, scale)
-            if path is None:
-                raise InputError(self.problems())
-            steps = [(names, self.costs[names] or Cost(math.inf, math.inf)) for names in path]
-            scale = sum(getattr(cost, minimise) for _, cost in steps)
-            solved = [cost.choice for _, cost in steps if cost.choice]
-            if len(solved) == len(steps):
-                return solved
-            bounds = [(names, cost) for names, cost in steps if cost.choice is None]
-            names, _ = max(bounds, key=lambda step: getattr(step[1], minimise))
-            told(f"{', '.join(n for n in self.names if n in names)}")
-            self.solve(names, minimise)
+    def best(self, minimise: str, told: Callable[[str], None]) -> tuple[list[Choice], Cost]:
+        """(the groups of the cut whose sum is least, a lower bound of any cut's sum), equal unless the search was
+        stopped; InputError if some Einsum fits nowhere."""
+        solved = self._apart(minimise, told)
+        bound = total([])
+        try:
+            while True:
+                whole = total(solved) if solved else Cost(math.inf, math.inf)
+                path = self._path(minimise, getattr(whole, minimise) if solved else 0.0)
+                if path is None:
+                    raise InputError(self.problems())
+                steps = {names: self.costs[names] or Cost(math.inf, math.inf) for names in path}
+                bound = total(steps.values())
+                if solved and not better(bound, whole, minimise):
+                    return solved, whole
+                open_ = [names for names, cost in steps.items() if cost.choice is None]
+                if not open_:
+                    solved = [cost.choice for cost in steps.values() if cost.choice]
+                    continue
+                names = max(open_, key=lambda n: getattr(steps[n], minimise))
+                told(", ".join(n for n in self.names if n in names))
+                self.solve(names, minimise, self._room(steps[names], bound, whole, minimise))
+        except (Stopped, KeyboardInterrupt):
+            if not solved:
+                raise
+            return solved, bound
+
+    def _apart(self, minimise: str, told: Callable[[str], None]) -> list[Choice]:
+        """Every Einsum by itself, or with those that a state ties it to; empty if one of these has no mapping."""
+        for atom in self.bound_together:
+            if self.bound(atom) is None:
+                return []
+            told(", ".join(n for n in self.names if n in atom))
+            self.solve(atom, minimise, Cost(math.inf, math.inf))
+        costs = [self.costs[atom] for atom in self._in_order(self.bound_together)]
+        return [cost.choice for cost in costs if cost and cost.choice] if all(costs) else []
+
+    def _in_order(self, groups: list[Done]) -> list[Done]:
+        """Groups in an order in which each finds what it needs done; empty if there is none."""
+        done: Done = frozenset()
+        found: list[Done] = []
+        while len(found) < len(groups):
+            ready = [g for g in groups if g not in found and all(self.needs[n] <= done | g for n in g)]
+            if not ready:
+                return []
+            found.append(ready[0])
+            done |= ready[0]
+        return found
+
+    def _room(self, step: Cost, bound: Cost, whole: Cost, minimise: str) -> Cost:
+        """What a group of a path may cost if the path is to beat the best so far."""
+        tied = close(getattr(bound, minimise), getattr(whole, minimise))
+        limit = lambda m: getattr(step, m) + slack(getattr(whole, m), getattr(bound, m))
+        latency, energy = (limit(m) if m == minimise or tied else math.inf for m in COSTS)
+        return Cost(latency, energy)
 
     def _path(self, minimise: str, scale: float) -> list[Done] | None:
         """The path of least sum, what is minimised before the other; equal within a billionth of `scale`."""
         every = frozenset(self.names)
-        grain = scale * 1e-10 or 1e-300
+        grain = scale * GRAIN or 1e-300
         place: dict[Done, tuple[float, float]] = {frozenset(): (0.0, 0.0)}
         back: dict[Done, tuple[Done, Done]] = {}
         queue: list[tuple[float, float, int, Done]] = [(0.0, 0.0, 0, frozenset())]
@@ -215,8 +305,15 @@ class Cuts:
 
 
 def _nondominated(rows: list) -> list:
-    keep = moocore.is_nondominated(np.array([row[:2] for row in rows]))
-    return [row for row, good in zip(rows, keep, strict=True) if good]
+    """Rows that no other beats in the first two columns by more than rounding, in ascending order of the first."""
+    kept: list = []
+    for row in sorted(rows, key=lambda row: row[:2]):
+        if kept and row[1] >= kept[-1][1] * (1 - CLOSE):
+            continue
+        if kept and row[0] <= kept[-1][0] * (1 + CLOSE):
+            kept.pop()
+        kept.append(row)
+    return kept
 
 
 def _quick(group: Group) -> Cost:
@@ -234,7 +331,8 @@ def _quick(group: Group) -> Cost:
     busy = spread.sum(axis=0)
     root = group.machine.root
     for use in group.uses.values():
-        if use.kind != "inner":
+        beside = any(prices.own(o) == root.name for user in use.users for o in group.options[user])
+        if use.kind != "inner" and not beside:  # a unit right below the root has it at hand
             size = prices.size(use.tensor)
             detail, bandwidth = ("write", root.write_bytes_per_s) if use.written else ("read", root.read_bytes_per_s)
             each = root.write_energy_j if use.written else root.read_energy_j

@@ -61,6 +61,11 @@ class Group:
     names: tuple[str, ...]
 
     @cached_property
+    def facts(self) -> dict:
+        """What prices find out about accesses, once a group."""
+        return {}
+
+    @cached_property
     def einsums(self) -> tuple[Einsum, ...]:
         return tuple(self.workload.cascade[n] for n in self.names)
 
@@ -234,10 +239,16 @@ class Group:
         """Register files that can keep what passes between the Einsums of a tile."""
         units = {o.unit.split("+")[0] for options in self.options.values() for o in options}
         own = dict.fromkeys(own_memory(self.machine, u).name for u in sorted(units))
-        inner = any(use.kind == "inner" for use in self.uses.values())
-        return tuple(
-            m for m in own if inner and is_registers(self.machine.memory(m)) and may_hold(self.machine, m, "output")
-        )
+        roles = [use.roles for use in self.uses.values() if use.kind == "inner"]
+        able = lambda m: is_registers(self.machine.memory(m)) and any(may_hold(self.machine, m, *r) for r in roles)
+        return tuple(filter(able, own))
+
+    @cached_property
+    def carrier(self) -> str | None:
+        """The rank of a loop of one iteration for holds around all others; best one that nothing adds up along."""
+        ranks = dict.fromkeys(r for e in self.einsums for r in e.ranks)
+        shared = [r for r in ranks if self._can_walk(r) or all(r in e.ranks for e in self.einsums)]
+        return min(shared, key=lambda r: any(r in (*e.reduced, e.iterative) for e in self.einsums), default=None)
 
     @property
     def blocks(self) -> int:
@@ -268,7 +279,13 @@ class Group:
         stores = [use.storage for use in self.uses.values()]
         if len(self.names) > 1 and len(set(stores)) < len(stores):
             raise Illegal("a tensor is read in two ways")
-        _ = self.options, self.levels
+        if self.carrier is None:
+            raise Illegal("they have no rank in common")
+        for use in self.uses.values():
+            if use.kind == "inner" and not any(
+                may_hold(self.machine, m, *use.roles) for m in self.levels + self.registers
+            ):
+                raise Illegal(f"no memory above all of them may hold {use.tensor}")
 
 
 def final(access: Access, state: str | None, cascade: Cascade) -> bool:

@@ -9,17 +9,23 @@ from itertools import permutations, product
 from mapper.search.group import Group, Option, Use, may_hold
 from mapper.search.price import Hold
 
+ORDERS = 36  # of the loops of several Einsums
 Orders = tuple[tuple[str, ...], ...]
 
 
 def orders(group: Group) -> Iterator[Orders]:
-    """Orders of the loops of each block, batch ranks outermost; around what registers keep one order is enough."""
+    """Orders of the loops of each block, batch ranks outermost; around what registers keep one order is enough.
+
+    Several Einsums with more than `ORDERS` orders have the same at each level.
+    """
     free = [r for r in group.walked if r not in group.batch]
     fixed = tuple(r for r in group.walked if r in group.batch)
-    each = [tuple((*fixed, *p) for p in permutations(free))] * len(group.levels)
-    if group.registers:
-        each.append(((*fixed, *free),))
-    yield from product(*each)
+    every = [(*fixed, *p) for p in permutations(free)]
+    inner = [(*fixed, *free)] if group.registers else []
+    if len(group.names) > 1 and len(every) ** len(group.levels) > ORDERS:
+        yield from ((*[order] * len(group.levels), *inner) for order in every)
+    else:
+        yield from ((*chosen, *inner) for chosen in product(every, repeat=len(group.levels)))
 
 
 def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ...]:
@@ -33,10 +39,18 @@ def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ..
     if use.kind == "inner" and group.registers:
         inside, users = frozenset(chosen[-1]), [group.workload.cascade[u] for u in use.users]
         steps = [r for r in use.ranks if r not in group.walked and all(r in e.ranks for e in users)]
-        here = [(Hold(m, group.blocks, inside, r),) for m in group.registers for r in (None, *steps)]
+        able = [m for m in group.registers if may_hold(group.machine, m, *use.roles)]
+        here = [(Hold(m, group.blocks, inside, r),) for m in able for r in (None, *steps)]
         levels.append([(), *here])
     chains = [tuple(hold for part in parts for hold in part) for parts in product(*levels)]
-    return tuple(chain for chain in chains if chain or use.kind != "inner")
+    held = group.carrier not in _added_up(group, use)
+    return tuple(chain for chain in chains if (held if chain else use.kind != "inner"))
+
+
+def _added_up(group: Group, use: Use) -> tuple[str | None, ...]:
+    """Ranks along which a tensor is added up or carried: a loop over one of them cannot carry its hold."""
+    e = group.workload.cascade[use.tensor] if use.written else None
+    return (*e.reduced, e.iterative or "") if e else ()
 
 
 def _outside(order: tuple[str, ...], ranks: tuple[str, ...]) -> frozenset[str]:

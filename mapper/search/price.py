@@ -95,7 +95,7 @@ class Prices:
         fits = self.options_fit(e, option)
         for access in dict.fromkeys(e.reads):
             if self.group.stays(e, access, option.unit.split("+")[0]):
-                fits = fits & (self.repeats(e, access, option) == 1)
+                fits = fits & (self._again(e, access, option) == 1)
         return fits
 
     def leads(self, e: Einsum, option: Option, rank: str) -> Array:
@@ -109,13 +109,15 @@ class Prices:
         return first
 
     def options_fit(self, e: Einsum, option: Option) -> Array:
-        """Whether the option's loops divide the tile: what is spread over an axis fills it or is all there is."""
+        """Whether the option's loops divide the tile: what is spread over axes fills them, or is all there is."""
         fits: Array = True
         for rank in {r for _, r in option.spread}:
-            tile, (span, inner) = self.inner_tile(rank), self._spans(option, rank)
-            wave = np.minimum(tile, span)
-            whole_waves = (tile <= span) | (tile % span == 0) | (rank not in self.shapes.tile)
-            fits = fits & whole_waves & ((wave <= inner) | (wave % inner == 0))
+            tile, axes = self.inner_tile(rank), option.over(rank)
+            divides: Array = True
+            for i in range(len(axes)):
+                size = math.prod(self.machine.axis(axis).size for axis in axes[i:])
+                divides = divides & ((tile <= size) | (tile % size == 0))
+            fits = fits & (divides | (tile == self.workload.extent(rank)))
         return fits
 
     def _spans(self, option: Option, rank: str) -> tuple[int, int]:
@@ -190,9 +192,9 @@ class Prices:
         own, vector = self.own(option), {}
         if source == own:
             return vector
-        repeats, copies = self.repeats(e, access, option), self._copies(option, own, rank_variables(access))
-        size = self._size(access, e.ranks)
-        idle = [r for r in e.ranks if r not in self._varying(access)]
+        used, varying, size = self._facts(e, access)
+        repeats, copies = self.repeats(e, access, option), self._copies(option, own, used)
+        idle = [r for r in e.ranks if r not in varying]
         moved = size * self.tiles(idle) * repeats
         if access is not e.output:
             self._move(vector, source, own, moved, copies)
@@ -204,7 +206,16 @@ class Prices:
 
     def repeats(self, e: Einsum, access: Access, option: Option) -> Array:
         """How often each element is fetched in a tile (SEMANTICS 5.7)."""
-        used, loops = rank_variables(access), temporal(e, option, self.machine)
+        used, many = self._facts(e, access)[0], self._again(e, access, option)
+        for axis, rank in option.spread:
+            able = self.machine.axis(axis)
+            if rank not in used and not (able.reduce if access is e.output else able.multicast):
+                many = many * self._instances(option, axis, rank)
+        return many
+
+    def _again(self, e: Einsum, access: Access, option: Option) -> Array:
+        """How often each instance fetches an element in a tile."""
+        used, loops = self._facts(e, access)[0], temporal(e, option, self.machine)
         many: Array = 1
         for i, rank in enumerate(loops):
             if rank in used:
@@ -214,10 +225,6 @@ class Prices:
                 if other in used:
                     inside = inside | (self._turns(option, other) > 1)
             many = many * np.where(inside, self._turns(option, rank), 1)
-        for axis, rank in option.spread:
-            able = self.machine.axis(axis)
-            if rank not in used and not (able.reduce if access is e.output else able.multicast):
-                many = many * self._instances(option, axis, rank)
         return many
 
     def _turns(self, option: Option, rank: str) -> Array:
@@ -229,6 +236,13 @@ class Prices:
         above = {f"{array}.{axis.name}": axis for array, axis in self.machine.axes(memory)}
         spread = [(a, r) for a, r in option.spread if a in above and r not in ranks and above[a].multicast]
         return times(self._instances(option, a, r) for a, r in spread)
+
+    def _facts(self, e: Einsum, access: Access) -> tuple[tuple[str, ...], set[str], float]:
+        """(ranks in an access, those that lead to different elements, bytes touched), made once a group."""
+        key = (e.name, id(access))
+        if key not in self.group.facts:
+            self.group.facts[key] = (rank_variables(access), self._varying(access), self._size(access, e.ranks))
+        return self.group.facts[key]
 
     def _varying(self, access: Access) -> set[str]:
         """Ranks whose coordinates lead to different elements of the storage."""
@@ -246,7 +260,10 @@ class Prices:
 
     def size(self, tensor: str) -> float:
         """Bytes of a tensor; of a state those of one value."""
-        return self._size(whole(self.workload.cascade, tensor), self.workload.cascade.tensor[tensor].ranks)
+        if tensor not in self.group.facts:
+            ranks = self.workload.cascade.tensor[tensor].ranks
+            self.group.facts[tensor] = self._size(whole(self.workload.cascade, tensor), ranks)
+        return self.group.facts[tensor]
 
     def _storage(self, tensor: str) -> str:
         return self.group.uses[tensor].storage

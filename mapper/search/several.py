@@ -56,6 +56,7 @@ class Several:
         self.first = {t: next(e for e in group.names if e in use.users) for t, use in group.uses.items()}
         last = {t: max(map(group.names.index, use.users)) for t, use in group.uses.items()}
         self.last = {t: group.names[i] for t, i in last.items()}
+        self._shared: dict = {}
         self._bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
@@ -65,7 +66,8 @@ class Several:
         for options in self._spreads():
             for chosen in orders(self.group):
                 chains = {t: places(self.group, use, chosen) for t, use in self.group.uses.items()}
-                found.setdefault((*options.values(), *chains.values()), Skeleton(options, chains))
+                if all(chains.values()):
+                    found.setdefault((*options.values(), *chains.values()), Skeleton(options, chains))
         choices = lambda s: math.prod(len(x) for x in (*s.options.values(), *s.chains.values()))
         self.effort.space += sum(map(choices, found.values())) * self.shapes.shape[1]
         return list(found.values())
@@ -101,6 +103,7 @@ class Several:
         at = at[np.lexsort((other[ok], value[ok]))]
         best: Choice | None = None
         for start in range(0, len(at), BATCH):
+            self.effort.stop()
             limit = getattr(best, minimise) * (1 - CLOSE) if best else math.inf
             here = [(s, n) for s, n in at[start : start + BATCH].tolist() if value[s, n] < limit]
             if not here:
@@ -118,6 +121,7 @@ class Several:
             skeleton,
             Prices(self.group, Shapes.of(self.group.workload, self.group.walked, tiles), self.buffers),
             len(numbers),
+            {},
         )
         for i, number in enumerate(numbers):
             limit = getattr(best, minimise) * (1 - CLOSE) if best else math.inf
@@ -145,12 +149,16 @@ class Several:
         """Lower bounds of latency and energy for each shape of a skeleton, infinite where something does not fit."""
         if index not in self._bounds:
             skeleton = self.skeletons[index]
-            tiles = [c[i] for c, i in zip(self.columns, self.shapes, strict=True)]
-            prices = Prices(self.group, Shapes.of(self.group.workload, self.group.walked, tiles), self.buffers)
-            terms = Terms(self, skeleton, prices, self.shapes.shape[1])
+            terms = Terms(self, skeleton, self._prices, self.shapes.shape[1], self._shared)
             self._bounds[index] = terms.bounds(self._weights())
             self.effort.bounded += self.shapes.shape[1]
         return self._bounds[index]
+
+    @cached_property
+    def _prices(self) -> Prices:
+        """Of every shape."""
+        tiles = [c[i] for c, i in zip(self.columns, self.shapes, strict=True)]
+        return Prices(self.group, Shapes.of(self.group.workload, self.group.walked, tiles), self.buffers)
 
     def _weights(self) -> np.ndarray:
         """(bounds, metrics): sums of resources' times that bound the busiest from below, and the energy last."""
@@ -182,10 +190,10 @@ def _follows(option: Option, template: Template, e: Einsum) -> bool:
 class Terms:
     """The vectors of all decisions of a skeleton, as (metrics, shapes) each."""
 
-    def __init__(self, space: Several, skeleton: Skeleton, prices: Prices, shapes: int) -> None:
+    def __init__(self, space: Several, skeleton: Skeleton, prices: Prices, shapes: int, known: dict) -> None:
         self.space, self.skeleton, self.prices, self.shapes = space, skeleton, prices, shapes
         self.group = space.group
-        self._known: dict[tuple, np.ndarray] = {}
+        self._known = known  # what skeletons share for the same shapes
 
     def _dense(self, key: tuple, make) -> np.ndarray:
         if key not in self._known:
@@ -246,8 +254,39 @@ class Terms:
 
     def touch(self, e: Einsum, option: Option, use: Use) -> list[tuple[Chain, np.ndarray]]:
         """For the Einsum that touches a tensor first: each chain, with what it and the accesses cost."""
-        chains = [c for c in self.skeleton.chains[use.tensor] if self.allowed(use, c, option)]
-        return [(c, self.keep(use, c, option) + self.access(e, option, use.tensor, self.source(c))) for c in chains]
+        chains = self.skeleton.chains[use.tensor]
+        key = ("chains", e.name, option, use.tensor, chains)
+        if key not in self._known:
+            found = [c for c in chains if self.allowed(use, c, option)]
+            reach = lambda c: self.access(e, option, use.tensor, self.source(c))
+            self._known[key] = [(c, self.keep(use, c, option) + reach(c)) for c in found]
+        return self._known[key]
+
+    @cached_property
+    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(Einsums + 1, metrics, shapes): the least and the most that the Einsums from one on can add."""
+        least, most = [], []
+        for e in self.group.einsums:
+            rows = [self._range(e, option) for option in self.skeleton.options[e.name]]
+            least.append(np.min([low for low, _ in rows], axis=0))
+            most.append(np.max([np.where(np.isinf(high), 0, high) for _, high in rows], axis=0))
+        none = np.zeros((1, *least[0].shape))
+        suffix = lambda rows: np.concatenate([np.cumsum(rows[::-1], axis=0)[::-1], none])
+        return suffix(np.array(least)), suffix(np.array(most))
+
+    def _range(self, e: Einsum, option: Option) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the most of each metric that an option of an Einsum can add."""
+        low = high = self.compute(e, option)
+        for use in self.group.uses.values():
+            if e.name in use.users:
+                if self.space.first[use.tensor] == e.name:
+                    tables = [t for _, t in self.touch(e, option, use)]
+                else:
+                    sources = dict.fromkeys(map(self.source, self.skeleton.chains[use.tensor]))
+                    tables = [self.access(e, option, use.tensor, s) for s in sources]
+                each = np.array(tables) if tables else np.full((1, *low.shape), math.inf)
+                low, high = low + each.min(axis=0), high + np.where(np.isinf(each), 0, each).max(axis=0)
+        return low, high
 
     def bounds(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(latency, energy) from below for each shape."""
@@ -267,22 +306,43 @@ class Terms:
         best = np.full((len(weights), self.shapes), math.inf)
         room = np.full((len(self.space.room), self.shapes), math.inf)
         rooms_at = 1 + len(self.space.busy)
-        weigh = lambda table: np.nan_to_num(weights @ np.where(np.isinf(table), 1e300, table), posinf=math.inf)
+        weigh = lambda key, table: self._weighed(key, table, weights)
         for option in self.skeleton.options[e.name]:
             here = self.compute(e, option)
-            value, kept = weigh(here), here[rooms_at:].copy()
+            value, kept = weigh((e.name, option), here), here[rooms_at:].copy()
             for use in self.group.uses.values():
                 if e.name not in use.users:
                     continue
                 if self.space.first[use.tensor] == e.name:
-                    each = [table for _, table in self.touch(e, option, use)]
-                    value = value + (np.min([weigh(t) for t in each], axis=0) if each else math.inf)
-                    kept = kept + (np.min([t[rooms_at:] for t in each], axis=0) if each else math.inf)
+                    chains = self.skeleton.chains[use.tensor]
+                    low, least = self._shared_touch(e, option, use, chains, weigh, rooms_at)
+                    value, kept = value + low, kept + least
                 else:
                     sources = dict.fromkeys(map(self.source, self.skeleton.chains[use.tensor]))
-                    value = value + np.min([weigh(self.access(e, option, use.tensor, s)) for s in sources], axis=0)
+                    key = lambda s, use=use, option=option: (e.name, option, use.tensor, s)
+                    each = [weigh(key(s), self.access(e, option, use.tensor, s)) for s in sources]
+                    value = value + np.min(each, axis=0)
             best, room = np.minimum(best, value), np.minimum(room, kept)
         return np.where(best > 1e250, math.inf, best), room
+
+    def _shared_touch(self, e: Einsum, option: Option, use: Use, chains, weigh, rooms_at: int):
+        """The least weighted sums, and the least held, over the chains of a tensor that the Einsum touches first."""
+        key = ("touch", e.name, option, use.tensor, chains)
+        if key not in self._known:
+            each = [table for _, table in self.touch(e, option, use)]
+            none = (np.full(self.shapes, math.inf), math.inf)
+            low = np.min([weigh(None, t) for t in each], axis=0) if each else none[0]
+            self._known[key] = (low, np.min([t[rooms_at:] for t in each], axis=0) if each else none[1])
+        return self._known[key]
+
+    def _weighed(self, key, table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted sums of a table's metrics, more than anything where something does not fit."""
+        make = lambda: weights @ np.where(np.isinf(table), 1e300, table)
+        if key is None:
+            return make()
+        if ("weighed", key) not in self._known:
+            self._known["weighed", key] = make()
+        return self._known["weighed", key]
 
 
 class Program:
@@ -296,7 +356,7 @@ class Program:
         """(metrics, decisions) of the least within the limits, or None."""
         n = len(self.space.busy)
         caps = np.array([energy, *[latency] * n, *self.space.room.values()])
-        least, _ = self._ranges
+        least, most = (r[:, :, self.shape] for r in self.terms.ranges)
         states: dict[tuple, Sums] = {(): Sums(np.zeros((1, len(caps))), [()])}
         for i, e in enumerate(self.group.einsums):
             fresh: dict[tuple, list] = {}
@@ -312,7 +372,9 @@ class Program:
                         after = tuple(x for x in (*key, *live) if self._lives(x[0], i))
                         made = [(*sums.decisions[k], (e.name, option, chosen)) for k in keep]
                         fresh.setdefault(after, []).append((values[keep], made))
-            states = {key: self._pruned(parts, minimise, caps, i + 1) for key, parts in fresh.items()}
+            states = {
+                key: self._pruned(parts, minimise, caps, least[i + 1], most[i + 1]) for key, parts in fresh.items()
+            }
         done = [(v, d) for sums in states.values() for v, d in zip(sums.values, sums.decisions, strict=True)]
         if not done:
             return None
@@ -345,10 +407,14 @@ class Program:
         """Moves without those that another one beats whatever the others decide."""
         older = [u for u in self.group.uses.values() if e.name in u.users and self.space.first[u.tensor] != e.name]
         index = self.group.names.index(e.name)
+        chains = [c for u in older for c in self.skeleton.chains[u.tensor]]
+        along = sorted({h.along for c in chains for h in c if h.along})
         apart: dict[tuple, list] = {}
         for move in moves:
             option, _, live, vector = move
-            key = (tuple(x for x in live if self._lives(x[0], index)), option.spread if older else (), option.unit)
+            leads = tuple(bool(self.terms.leads(e, option, r)[self.shape]) for r in along)
+            later = tuple(x for x in live if self._lives(x[0], index))
+            key = (later, option.spread if older else (), option.unit, leads)
             sources = [
                 (u, s) for u in older for s in dict.fromkeys(map(self.terms.source, self.skeleton.chains[u.tensor]))
             ]
@@ -373,44 +439,19 @@ class Program:
             vector = vector + self.terms.access(e, option, tensor, self.terms.source(chain))[:, self.shape]
         return vector
 
-    @cached_property
-    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
-        """(Einsums + 1, metrics): the least and the most that the Einsums from one on can add."""
-        least, most = [], []
-        for e in self.group.einsums:
-            rows = [self._range(e, option) for option in self.skeleton.options[e.name]]
-            least.append(np.min([low for low, _ in rows], axis=0))
-            most.append(np.max([np.where(np.isinf(high), 0, high) for _, high in rows], axis=0))
-        suffix = lambda rows: np.concatenate([np.cumsum(rows[::-1], axis=0)[::-1], np.zeros((1, len(rows[0])))])
-        return suffix(np.array(least)), suffix(np.array(most))
-
-    def _range(self, e: Einsum, option: Option) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the most of each metric that an option of an Einsum can add."""
-        low = high = self.terms.compute(e, option)[:, self.shape]
-        for use in self.group.uses.values():
-            if e.name in use.users:
-                if self.space.first[use.tensor] == e.name:
-                    tables = [t for _, t in self.terms.touch(e, option, use)]
-                else:
-                    sources = dict.fromkeys(map(self.terms.source, self.skeleton.chains[use.tensor]))
-                    tables = [self.terms.access(e, option, use.tensor, s) for s in sources]
-                each = np.array([t[:, self.shape] for t in tables]) if tables else np.full((1, len(low)), math.inf)
-                low, high = low + each.min(axis=0), high + np.where(np.isinf(each), 0, each).max(axis=0)
-        return low, high
-
-    def _pruned(self, parts: list, minimise: str, caps: np.ndarray, step: int) -> Sums:
+    def _pruned(self, parts: list, minimise: str, caps: np.ndarray, least: np.ndarray, most: np.ndarray) -> Sums:
         """Sums that no other dominates in what can still matter."""
         values = np.concatenate([v for v, _ in parts])
         decisions = [d for _, made in parts for d in made]
         if len(values) == 1:
             return Sums(values, decisions)
-        least, most = (r[step] for r in self._ranges)
         threshold = caps.copy()
         n = len(self.space.busy)
         if minimise == "latency":
             threshold[1 : 1 + n] = np.minimum(threshold[1 : 1 + n], (values + least)[:, 1 : 1 + n].max(axis=1).min())
-        matters = (values + most > threshold).any(axis=0)
-        matters[0] |= minimise == "energy"
+        if minimise == "energy":
+            threshold[0] = -math.inf
+        matters = np.any(values + most > threshold, axis=0)
         if not matters.any():
             return Sums(values[:1], decisions[:1])
         good = np.flatnonzero(moocore.is_nondominated(values[:, matters]))

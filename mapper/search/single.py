@@ -9,9 +9,10 @@ of billions of points only those are costed whose bounds leave a chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import product
 
 import numpy as np
@@ -29,13 +30,32 @@ Outer = tuple[Hold | None, ...]  # for each tensor its hold in the first level o
 Inner = tuple[tuple[Hold, ...], ...]  # for each tensor those further in
 
 
+class Stopped(Exception):
+    """The search was asked to end."""
+
+
 @dataclass
 class Effort:
-    """What a search has done so far."""
+    """What a search has done so far. `stop` is called now and then and raises `Stopped` to end it."""
 
     space: float = 0  # points: (template, shape) pairs, or choices for several Einsums and shapes
     costed: int = 0  # points costed in full
     bounded: int = 0  # entries of the tables of bounds
+    stop: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A term of the cost: the rows of the metrics that it has, for each shape, with infinite energy where it is not
+    allowed; and each metric's least value where it is."""
+
+    rows: list[int]
+    values: np.ndarray  # (rows, shapes)
+    least: np.ndarray
+
+    def add_to(self, table: np.ndarray) -> None:
+        """Add to (metrics, shapes)."""
+        table[self.rows] += self.values
 
 
 class Single:
@@ -48,11 +68,11 @@ class Single:
         self.metrics = (ENERGY, *resources(group), *self.room)
         self.busy = len(self.metrics) - len(self.room)  # metrics before those of footprints
         self.rooms_at, self.rooms = slice(self.busy, None), np.array(list(self.room.values()))
-        outer = [np.unique(c[:, :1]) for c in columns] if group.blocks else []
-        inner = [np.unique(c[:, -1:]) for c in columns] if group.blocks else []
+        outer = [np.unique(c[:, :1]) for c in columns] if group.blocks else [np.zeros(1, dtype=int)] * len(columns)
+        inner = [np.unique(c[:, -1:]) for c in columns] if group.blocks else outer
         self.ends = (mesh(outer), mesh(inner))  # (ranks, shapes): outermost and innermost tiles
         self.columns = [c[np.lexsort((c[:, -1], c[:, 0]))] if group.blocks else c for c in columns]
-        self.number = list(_between(self.columns)) if group.blocks else []
+        self.number = list(_between(self.columns)) if group.blocks and columns else []
         outermost = [np.repeat(c[:, None], group.blocks, axis=1) for c in self.ends[0]]
         innermost = [np.repeat(c[:, None], group.blocks, axis=1) for c in self.ends[1]]
         self.outer_prices = Prices(group, Shapes.of(group.workload, group.walked, outermost), buffers)
@@ -91,15 +111,18 @@ class Single:
     def inners(self) -> tuple[Inner, ...]:
         return tuple(self._holds[1])
 
-    def _piece(self, key: tuple, make, shapes: int) -> np.ndarray:
-        """A term of the cost as (metrics, shapes), infinite energy where not allowed; made once for each key."""
+    def _piece(self, key: tuple, make, shapes: int) -> Piece:
+        """A term of the cost for all shapes, made once for each key."""
         if key not in self.tables:
             vector, fits = make()
-            table = np.zeros((len(self.metrics), shapes))
-            for i, metric in enumerate(self.metrics):
-                table[i] = vector.get(metric, 0.0)
+            rows = [i for i, metric in enumerate(self.metrics) if metric in vector or i == 0]
+            table = np.zeros((len(rows), shapes))
+            for i, row in enumerate(rows):
+                table[i] = vector.get(self.metrics[row], 0.0)
             table[0, ~np.broadcast_to(fits, shapes)] = math.inf
-            self.tables[key] = table
+            least = np.zeros(len(self.metrics))
+            least[rows] = table.min(axis=1, where=np.isfinite(table[0]), initial=math.inf)
+            self.tables[key] = Piece(rows, table, least)
             self.effort.bounded += shapes
         return self.tables[key]
 
@@ -116,7 +139,7 @@ class Single:
             for use, hold in zip(self.uses, outer, strict=True):
                 if hold:
                     make = lambda use=use, hold=hold: self._kept(self.outer_prices, use, (hold,), None, option)
-                    table += self._piece((use.tensor, hold, key[2]), make, table.shape[1])
+                    self._piece((use.tensor, hold, key[2]), make, table.shape[1]).add_to(table)
             self.tables[key] = self._fitting(table)
         return self.tables[key]
 
@@ -127,28 +150,35 @@ class Single:
     def inner_tables(self, inner: Inner, outside: tuple[bool, ...], option: Option) -> dict[frozenset, np.ndarray]:
         """Ranks -> (metrics, innermost shapes): computing, holds further in and accesses, for each time that the loops
         over these ranks in the first level go round; as if all other loops were innermost."""
-        key = ("inner", inner, outside, option)
-        if key not in self.tables:
-            shapes, prices = self.ends[1].shape[1], self.inner_prices
-            compute = lambda: (prices.compute(self.einsum, option), prices.fits(self.einsum, option))
-            once = self._piece((option,), compute, shapes).copy()
-            tables = {frozenset(): once}
-            for use, chain, kept in zip(self.uses, inner, outside, strict=True):
-                make = lambda use=use, chain=chain, kept=kept: self._used(prices, use, chain, kept, option)
-                whole = self._piece((use.tensor, chain, kept, option), make, shapes)
-                once += whole
-                around = self.group.levels[0] if kept else self.group.machine.root.name
-                for hold in chain:
-                    again = frozenset(r for r in self.group.walked if r not in use.ranks and r not in hold.outside)
-                    if again:
-                        make = lambda use=use, hold=hold, around=around: (prices.keep(use, hold, around, option), True)
-                        part = self._piece((use.tensor, hold, around, option), make, shapes)[: self.busy]
-                        once[: self.busy] -= np.where(np.isinf(once[0]), 0, part)
-                        tables[again] = tables.get(again, 0) + part
-                    around = hold.memory
-            tables[frozenset()] = self._fitting(once)
-            self.tables[key] = {again: table[: self.busy] for again, table in tables.items()}
-        return self.tables[key]
+        once = np.zeros((len(self.metrics), self.ends[1].shape[1]))
+        tables = {frozenset(): once}
+        for piece in self._pieces(inner, outside, option):
+            piece.add_to(once)
+        for use, chain, kept in zip(self.uses, inner, outside, strict=True):
+            around = self.group.levels[0] if kept else self.group.machine.root.name
+            for hold in chain:
+                again = frozenset(r for r in self.group.walked if r not in use.ranks and r not in hold.outside)
+                if again:
+                    make = lambda use=use, hold=hold, around=around: (
+                        self.inner_prices.keep(use, hold, around, option),
+                        True,
+                    )
+                    part = np.zeros_like(once)
+                    self._piece((use.tensor, hold, around, option), make, once.shape[1]).add_to(part)
+                    once[: self.busy] -= np.where(np.isinf(once[0]), 0, part[: self.busy])
+                    tables[again] = tables.get(again, 0) + part
+                around = hold.memory
+        tables[frozenset()] = self._fitting(once)
+        return {again: table[: self.busy] for again, table in tables.items()}
+
+    def _pieces(self, inner: Inner, outside: tuple[bool, ...], option: Option) -> Iterator[Piece]:
+        """The terms of the inner part as if every loop were innermost."""
+        prices, shapes = self.inner_prices, self.ends[1].shape[1]
+        compute = lambda: (prices.compute(self.einsum, option), prices.fits(self.einsum, option))
+        yield self._piece((option,), compute, shapes)
+        for use, chain, kept in zip(self.uses, inner, outside, strict=True):
+            make = lambda use=use, chain=chain, kept=kept: self._used(prices, use, chain, kept, option)
+            yield self._piece((use.tensor, chain, kept, option), make, shapes)
 
     def _kept(self, prices: Prices, use: Use, chain, around: str | None, option: Option) -> tuple[Vector, Array]:
         """The cost of a tensor's holds inside `around`, a memory that keeps it, or None: from the root."""
@@ -172,47 +202,50 @@ class Single:
 
     def best(self, minimise: str, latency: float = math.inf, energy: float = math.inf) -> Choice | None:
         """The choice of least `minimise` (latency | energy) with neither above its limit; None if there is none."""
-        found: list[tuple[float, float, int, int, int]] = []
-        for o, option in enumerate(self.options):
-            for j, inner in enumerate(self.inners):
-                for i, outer in enumerate(self.outers):
-                    bound = self._least(outer, inner, option)
-                    if within(bound, latency, energy):
-                        first, second = ranked(bound, minimise)
-                        found.append((float(first), float(second), o, i, j))
+        levels = (self._least, self._joint, self._tight)
+        queue: list[tuple[float, float, int, int, int, int]] = []  # bound, of the other, level, template
+        templates = product(range(len(self.options)), range(len(self.outers)), range(len(self.inners)))
+        fresh = [(0, *template) for template in templates]
         best: Choice | None = None
-        for bound, _, o, i, j in sorted(found):
+        while fresh or queue:
+            for level, o, i, j in fresh:
+                bound = levels[level](self.outers[i], self.inners[j], self.options[o])
+                if within(bound, latency, energy):
+                    first, second = ranked(bound, minimise)
+                    heappush(queue, (float(first), float(second), level, o, i, j))
+            fresh = []
+            if not queue:
+                break
+            bound, _, level, o, i, j = heappop(queue)
             if best and bound >= getattr(best, minimise) * (1 - CLOSE):
                 break
-            template = (self.options[o], self.outers[i], self.inners[j])
-            if best:
-                tight = self._tight(template[1], template[2], template[0])
-                if ranked(tight, minimise)[0] >= getattr(best, minimise) * (1 - CLOSE) or not within(
-                    tight, latency, energy
-                ):
-                    continue
-            best = self._try(*template, minimise, latency, energy, best)
+            self.effort.stop()
+            if level + 1 < len(levels):
+                fresh = [(level + 1, o, i, j)]
+            else:
+                best = self._try(self.options[o], self.outers[i], self.inners[j], minimise, latency, energy, best)
         return best
 
     def _least(self, outer: Outer, inner: Inner, option: Option) -> np.ndarray:
-        """A template's lower bound of each metric: the outermost and the innermost tiles each at their best."""
+        """A template's lower bound of each metric: the outermost tiles, and each term of the rest, at their best."""
         outside = tuple(h is not None for h in outer)
-        for key, make in (
-            (
-                ("outermost", outer, self._below_arrays(option, outer)),
-                lambda: self.outer_table(outer, option)[: self.busy],
-            ),
-            (
-                ("innermost", inner, outside, option),
-                lambda: np.sum(list(self.inner_tables(inner, outside, option).values()), axis=0),
-            ),
-        ):
-            if key not in self.tables:
-                self.tables[key] = make().min(axis=1)
-        return (
-            self.tables["outermost", outer, self._below_arrays(option, outer)]
-            + self.tables["innermost", inner, outside, option]
-        )
+        first = ("outermost", outer, self._below_arrays(option, outer))
+        if first not in self.tables:
+            self.tables[first] = self.outer_table(outer, option)[: self.busy].min(axis=1)
+        rest = ("innermost", inner, outside, option)
+        if rest not in self.tables:
+            parts = [piece.least for piece in self._pieces(inner, outside, option)]
+            self.tables[rest] = np.sum(parts, axis=0)[: self.busy]
+        return self.tables[first] + self.tables[rest]
+
+    def _joint(self, outer: Outer, inner: Inner, option: Option) -> np.ndarray:
+        """The same with all terms of the rest at the same innermost tiles."""
+        outside = tuple(h is not None for h in outer)
+        key = ("joint", inner, outside, option)
+        if key not in self.tables:
+            parts = self.inner_tables(inner, outside, option)
+            self.tables[key] = np.sum(list(parts.values()), axis=0).min(axis=1)
+        return self.tables["outermost", outer, self._below_arrays(option, outer)] + self.tables[key]
 
     def _tight(self, outer: Outer, inner: Inner, option: Option) -> np.ndarray:
         """The same, of tiles that nest."""
@@ -283,8 +316,8 @@ class Single:
     def _pairs(self, first, second, minimise, latency, energy, limit, few) -> Iterator[list[np.ndarray]]:
         """Batches of shapes, as each rank's chain, whose bounds stay below the limits; only the `few` best of each end
         if given, to have a limit soon."""
-        if not self.columns:
-            yield []
+        if not self.number:
+            yield [np.zeros(1, dtype=int)] * len(self.columns)
             return
         room = {"latency": latency, "energy": energy}
         room[minimise] = min(room[minimise], limit)
@@ -403,6 +436,8 @@ def _between(columns: Sequence[np.ndarray]) -> Iterator[Between]:
 
 def mesh(axes: Sequence[np.ndarray]) -> np.ndarray:
     """(axes, combinations): every combination of values."""
+    if not axes:
+        return np.zeros((0, 1), dtype=int)
     return np.array(list(np.meshgrid(*axes, indexing="ij"))).reshape(len(axes), -1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,29 +17,31 @@ from mapper.search.single import CLOSE, Effort, Single
 from mapper.search.tiles import candidates, chains
 
 FRONT = 256  # points of a group's front
+SHAPES = 1024  # of Einsums that share loops; tile sizes are thinned until there are no more
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the search chooses from: the tilings, the buffers of each hold, and how many Einsums may share loops."""
+    """What the search chooses from: the tilings, the buffers of each hold, and how many Einsums, and how many matrix
+    products among them, may share loops."""
 
     tiling: str = "divisors"
     buffers: int = 1
     together: int = 16
+    products: int = 2
 
 
 @dataclass
 class Solver:
-    """Solves groups within a space. `stop` is asked now and then and raises what ends the search."""
+    """Solves groups within a space."""
 
     space: Space
     effort: Effort = field(default_factory=Effort)
-    stop: Callable[[], None] = lambda: None
     _known: dict[tuple, Choice | None] = field(default_factory=dict)
 
     def best(self, group: Group, minimise: str, latency: float = math.inf, energy: float = math.inf) -> Choice | None:
         """The choice of least `minimise` within the limits, of equal ones the least of the other; None if none fits."""
-        self.stop()
+        self.effort.stop()
         names = named(group)
         key = (minimise, latency, energy, *signature(group, names))
         if key not in self._known:
@@ -70,19 +72,28 @@ class Solver:
 
 def columns(group: Group, tiling: str) -> list[np.ndarray]:
     """For each walked rank its chains of tiles, (chains, blocks). Batch and stepped ranks go coordinate by coordinate;
-    around what registers keep a tile is a whole number of array widths, one coordinate, or the rank."""
+    around what registers keep a tile is an array's width, one coordinate, or the rank. Several Einsums have at most
+    `SHAPES` shapes: of the rank with the most chains every other tile size goes, widths, one and the rank aside."""
     units = {u for options in group.options.values() for o in options for u in o.unit.split("+")}
     widths = tuple(sorted({axis.size for u in units for _, axis in group.machine.axes(u)}))
-    found = []
-    for rank in group.walked:
-        extent = group.workload.extent(rank)
-        single = rank in group.batch | group.stepped
-        sizes = (1,) if single else candidates(extent, widths, tiling)
-        levels = [sizes] * len(group.levels)
-        if group.registers:
-            levels.append(tuple(t for t in sizes if single or t in (1, extent, *widths)))
-        found.append(chains(levels))
-    return found
+    single = group.batch | group.stepped
+    extents = [group.workload.extent(r) for r in group.walked]
+    sizes = [(1,) if r in single else candidates(n, widths, tiling) for r, n in zip(group.walked, extents, strict=True)]
+    while True:
+        found = []
+        for extent, chosen in zip(extents, sizes, strict=True):
+            levels = [chosen] * len(group.levels)
+            if group.registers:
+                levels.append(tuple(t for t in chosen if len(chosen) == 1 or t in (1, extent, *widths)))
+            found.append(chains(levels))
+        if len(group.names) == 1 or math.prod(map(len, found)) <= SHAPES:
+            return found
+        most = max(range(len(found)), key=lambda i: len(found[i]))
+        kept = (1, extents[most], *widths)
+        rest = [t for t in sizes[most] if t not in kept]
+        if not rest:
+            return found
+        sizes[most] = tuple(sorted({*(t for t in sizes[most] if t in kept), *rest[1::2]}))
 
 
 def named(group: Group) -> dict[str, str]:
@@ -100,7 +111,13 @@ def signature(group: Group, names: dict[str, str]) -> tuple:
     """Equal for groups that differ in names only."""
     w = group.workload
     uses = [
-        (u.kind, w.bits(u.storage), u.roles, tuple(names.get(r, r) for r in u.ranks), u.state and names[u.state])
+        (
+            u.kind,
+            w.bits(u.storage),
+            u.roles,
+            tuple(names.get(r, r) for r in u.ranks),
+            u.state and names.get(u.state, u.state),
+        )
         for u in group.uses.values()
     ]
     extents = tuple((new, w.extent(old)) for old, new in names.items() if new.startswith("r"))

@@ -180,6 +180,7 @@ def show_mapping(**options: Any) -> None:
     "--out", type=click.Path(path_type=Path), help="Where tables, figures and summary go; out/NAME by default."
 )
 @click.option("--accounting", metavar="NAME", help="Energies of fusemax: as-published, corrected or own.")
+@click.option("--scope", metavar="NAME", help="How much of mapper: quick or all.")
 @json_option
 def study(**options: Any) -> None:
     """Print a study's tables, figures and errors against published numbers. Without a name: list the studies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from einsum.problems import InputError, Problem
 from mapper.search.answer import Answer, Found
@@ -72,7 +73,7 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
     print(f"space: {proof.space}")
     method = answer.found[0].result.method.replace(" ", "-")
     whole = "the whole space was costed or bounded out" if proof.exhausted else "stopped early"
-    runs = f", {answer.simulated} simulations" if isinstance(answer, Refined) else ""
+    runs = f", simulations: {answer.simulated}" if isinstance(answer, Refined) else ""
     print(
         f"proof: {method} {proof.objective} at least {proof.bound:.6g}, found {proof.value:.6g}, gap {proof.gap:.2%}; "
         f"{whole}: {proof.effort.space:.3g} points, {proof.effort.costed} costed in full{runs}; {proof.seconds:.2f} s"
@@ -86,7 +87,8 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
 def _as_dict(answer: Answer) -> dict[str, object]:
     from mapper.yaml import dump_mapping
 
-    proof = asdict(answer.certificate) | {"gap": answer.certificate.gap}
+    effort = {name: n for name, n in asdict(answer.certificate.effort).items() if name != "stop"}
+    proof: dict[str, Any] = asdict(answer.certificate) | {"gap": answer.certificate.gap, "effort": effort}
     found = [{"mapping": dump_mapping(f.mapping), **_numbers(f)} for f in answer.found]
     return {"certificate": proof, "found": found}
 

@@ -6,17 +6,20 @@ import resource
 from statistics import median
 
 from arch.read import load as load_machine
+from einsum.bind import bind
 from einsum.cascade import Workload
 from mapper.search.answer import Answer, search
 from mapper.search.solve import Space
-from studies.fusemax.designs import LENGTHS, load_cascade, sizes
+from studies.fusemax.designs import load_cascade, sizes
 from studies.mapper.cases import chain
 from studies.study import Progress, Table
 
 MACHINE = "fusemax"
 RUNS = 3
 QUICK = (1, 2, 4, 8, 16)
+POINTS = ("1K", "64K", "1M")  # quick lengths
 EVERY = (*QUICK, 32)
+PAIRED = (1, 2)  # where two products may share loops
 
 
 def timed(workload: Workload, space: Space, objective: str) -> tuple[Answer, float]:
@@ -41,12 +44,10 @@ def by_einsums(counts: tuple[int, ...], together: int, progress: Progress) -> Ta
     return Table(f"einsums-{together}", title, names, tuple(rows))
 
 
-def by_length(progress: Progress) -> Table:
+def by_length(lengths: tuple[str, ...], progress: Progress) -> Table:
     """1-pass attention of BERT, from 1K to 1M tokens."""
-    from einsum.bind import bind
-
     rows = []
-    for length in LENGTHS:
+    for length in lengths:
         progress(f"1-pass attention, {length}")
         types = {"*": "bf16"}
         workload = bind(load_cascade("attention-1pass"), sizes("BERT", length) | {"M0": 256}, types)

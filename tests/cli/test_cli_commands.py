@@ -90,7 +90,7 @@ def test_show_lists_and_shows_everything_that_ships(kind: str, names: str, stepf
 
 
 def test_studies_and_kernels_are_listed(stepfall_in):
-    assert stepfall_in("study").out.split() == ["fusemax"]
+    assert stepfall_in("study").out.split() == ["fusemax", "mapper"]
     assert "flash-attention" in stepfall_in("gpu", "check").out.split()
 
 

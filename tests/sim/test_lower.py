@@ -151,6 +151,23 @@ def test_latency_of_a_memory_is_paid_once_when_hidden():
     assert cycles(scaled(1, Seq), machine(latency_s=7e-9)) == 5 + 7 + 15 + 9 * (5 + 7 + 15) + 5
 
 
+def test_a_leaf_reads_what_has_been_brought():
+    """The buffer gives 4 bytes a cycle too: the first X is filled, then read, then used."""
+    one = machine()
+    buffer = replace(one.root.children[0], read_bytes_per_s=4e9, shared_port=False)
+    behind = replace(one, root=replace(one.root, children=(buffer,)))
+    assert cycles(scaled(2, open=2, ahead=3), behind) == 2 * 5 + 5 + 10 * 15
+
+
+def test_two_leaves_read_one_tensor_through_a_limited_port():
+    mapping, workload = walked()
+    one = two_units()
+    buffer = replace(one.root.children[0], read_bytes_per_s=40e9, shared_port=False)
+    (program,) = lower(mapping, workload, replace(one, root=replace(one.root, children=(buffer,))))
+    reads = [t for t in program.tasks if t.name.startswith("read X buffer>regs")]
+    assert len(reads) == 2 and all(t.resource == "buffer read" for t in reads)
+
+
 def test_ticks_round_up():
     """456.9 bytes a cycle: no transfer is faster than its bytes allow, nor slower by more than a tick."""
     (program,) = lower(*scaled(1, open=1, ahead=1), machine(456.9e9))
