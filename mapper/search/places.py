@@ -44,7 +44,7 @@ def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ..
         levels.append([(), *here])
     chains = [tuple(hold for part in parts for hold in part) for parts in product(*levels)]
     held = group.carrier not in _added_up(group, use)
-    return tuple(chain for chain in chains if (held if chain else use.kind != "inner"))
+    return tuple(chain for chain in chains if (held if chain else not (use.written and len(use.users) > 1)))
 
 
 def _added_up(group: Group, use: Use) -> tuple[str | None, ...]:

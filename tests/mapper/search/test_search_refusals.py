@@ -14,6 +14,8 @@ from einsum.bind import bind
 from einsum.cascade import Workload
 from einsum.problems import InputError
 from mapper.search.answer import search
+from mapper.search.group import Group
+from mapper.search.places import orders, places
 from mapper.search.solve import Space
 
 OPS = {name: OpCost(1, 1e-12) for name in ("mac", "mul", "add", "max", "exp")}
@@ -112,3 +114,12 @@ def test_unknown_words_get_a_suggestion():
         search(bound, place, "latncy")
     with pytest.raises(InputError, match=r"unknown tiling \(got raged\); did you mean ragged\?"):
         search(bound, place, space=Space(tiling="raged"))
+
+
+def test_what_is_read_in_its_group_is_held_there_even_if_it_leaves_it_too():
+    """T goes out to E and is read by C, which shares its loops: no order of the loops leaves it unheld (4.10)."""
+    bound = workload("tensor A[m,k]: bf16\nT[m,k] = exp(A[m,k])\nC[m] = T[m,k]\nE[k] = T[m,k]\n", M=8, K=8)
+    group = Group(bound, machine(1 << 20), ("T", "C"))
+    chains = [chain for chosen in orders(group) for chain in places(group, group.uses["T"], chosen)]
+    assert group.uses["T"].kind == "output" and chains and all(chains)
+    assert search(bound, machine(1 << 20)).found
