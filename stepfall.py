@@ -65,6 +65,8 @@ _SOURCE_OF = {  # name -> module:attribute
     "load_mapping": "mapper.yaml:load_mapping",
     "make_mapping": "mapper.library:make",
     "mappings": "mapper.library:names",
+    "search": "mapper.search.answer:search",
+    "SearchSpace": "mapper.search.solve:Space",
     "show_mapping": "mapper.show:show",
     # what happens in time
     "simulate": "sim.run:simulate",

@@ -67,7 +67,7 @@ class TopK:
     count: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Einsum:
     """One statement. `name` is the tensor that it writes; `ranks` is its iteration space, outputs' ranks first."""
 
@@ -84,16 +84,16 @@ class Einsum:
     def name(self) -> str:
         return self.output.tensor
 
-    @property
+    @cached_property
     def output_ranks(self) -> tuple[str, ...]:
         """Rank variables of the left-hand side; `m1` for the iterative index `m1+1`."""
         return rank_variables(self.output)
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[str, ...]:
         return self.output_ranks + self.reduced
 
-    @property
+    @cached_property
     def iterative(self) -> str | None:
         """The rank that carries state: the `r` of an output index `r+1`; None for a plain Einsum."""
         for index in self.output.indices:
@@ -101,7 +101,7 @@ class Einsum:
                 return index.args[0].name if isinstance(index.args[0], Name) else None
         return None
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Access, ...]:
         """Every access of the right-hand side and of the guards, in order, gathers inside indices included."""
         return tuple(a for expr in self.right for a in walk(expr) if isinstance(a, Access))
