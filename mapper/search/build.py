@@ -48,7 +48,7 @@ def mapping_of(name: str, choices: Sequence[Choice], buffers: int) -> types.Mapp
         groups.append(types.Group(choice.group.names[-1], (_nest(choice, buffers),), after))
     workload, machine = choices[0].group.workload, choices[0].group.machine
     partition = tuple((s, n) for s, n in workload.sizes.items() if s == "M0")
-    types_of = tuple(workload.dtypes.items())
+    types_of = tuple((t.name, d) for t in workload.cascade.tensors if (d := workload.dtypes[t.name]) != t.dtype)
     return types.Mapping(name, workload.cascade.name, machine.name, tuple(groups), partition, types_of)
 
 
