@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 METHODS = ("closed form", "counted", "compiled", "simulated", "measured")
 EQUAL, BOUND, ALONE, DIFFERS, WRONG = "equal", "above the bound", "alone", "differs", "WRONG"
-FUSEMAX = (  # (cascade, mapping, machine): what the simulator runs; two passes were mapped to GPUs alone
+SPATIALS = (  # (cascade, mapping, machine): what the simulator runs; two passes were mapped to GPUs alone
     ("attention-1pass", "fusemax-binding", "fusemax"),
     ("attention-1pass", "fusemax-architecture", "fusemax"),
     ("attention-1pass", "fusemax-cascade", "flat"),
     ("attention-3pass", "flat", "flat"),
     ("attention-3pass", "unfused", "flat"),
+    ("attention-1pass", "found", "fusemax"),  # by the search, as in the mapper's study
+    ("gemm", "found", "tpu-v4i"),
 )
 REASONS = {  # why a method has no number
     "no kernel": "the machine is no GPU",
@@ -43,6 +45,7 @@ REASONS = {  # why a method has no number
 SPATIAL = {"counted": "no kernel", "compiled": "no kernel", "measured": "no chip"}
 Key = tuple[str, str, str, dict[str, int]]  # cascade, mapping, machine, sizes
 SIZES = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 4096, "M": 4096}
+GEMM = {"M": 4096, "N": 4096, "K": 4096}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def names() -> tuple[str, ...]:
     from gpu_backend.handwritten.library import ROUTINES
     from gpu_backend.kernels import KERNELS
 
-    return (*dict.fromkeys(cascade for cascade, _, _ in FUSEMAX), *KERNELS, *ROUTINES)
+    return tuple(dict.fromkeys((*(cascade for cascade, _, _ in SPATIALS), *KERNELS, *ROUTINES)))
 
 
 def lines(only: Sequence[str] = ()) -> Iterator[Line]:
@@ -103,28 +106,36 @@ def lines(only: Sequence[str] = ()) -> Iterator[Line]:
     chosen = only or names()
     if unknown := [name for name in chosen if name not in names()]:
         raise InputError(Problem("no such cascade or kernel", got=n, hint=suggest(n, names())) for n in unknown)
-    for cascade, mapping, machine in FUSEMAX:
+    for cascade, mapping, machine in SPATIALS:
         if cascade in chosen:
             yield from _simulated(cascade, mapping, machine)
     if find_spec("triton"):
         from gpu_backend.handwritten.library import ROUTINES
+        from gpu_backend.kernels import KERNELS
 
         for name in chosen:
-            if name not in (cascade for cascade, _, _ in FUSEMAX):
+            if name in ROUTINES or name in KERNELS:
                 yield from _by_hand(name) if name in ROUTINES else _kernel(name)
     if not only:
         yield from _measured()
 
 
 def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Iterator[Line]:
+    from einsum.bind import bind
     from einsum.library import load as load_cascade
     from mapper.check import check
     from mapper.cost import cost
     from mapper.library import make
+    from mapper.search.answer import search
     from sim.run import simulate
 
     cascade, machine = load_cascade(cascade_name), load_machine(machine_name)
-    mapping, workload = make(mapping_name, cascade, machine, SIZES)
+    sizes = GEMM if cascade_name == "gemm" else SIZES
+    if mapping_name == "found":
+        workload = bind(cascade, {**sizes, "M0": 256} if "M0" in cascade.free_sizes else sizes)
+        mapping = search(workload, machine).found[0].mapping
+    else:
+        mapping, workload = make(mapping_name, cascade, machine, sizes)
     check(mapping, workload, machine)
     results = {"closed form": cost(mapping, workload, machine), "simulated": simulate(mapping, workload, machine)}
     key = (cascade_name, mapping_name, machine_name, dict(workload.sizes))
