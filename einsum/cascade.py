@@ -212,3 +212,10 @@ def walk(expr: Expr) -> Iterator[Expr]:
 def rank_variables(expr: Expr) -> tuple[str, ...]:
     """Rank variables (lower-case names) inside an expression, in order of first use."""
     return tuple(dict.fromkeys(n.name for n in walk(expr) if isinstance(n, Name) and not n.name.isupper()))
+
+
+def factors(expr: Expr) -> tuple[Expr, ...]:
+    """The factors of a product; an expression that is none is its own only one."""
+    if isinstance(expr, Apply) and expr.op == "*":
+        return tuple(factor for arg in expr.args for factor in factors(arg))
+    return (expr,)

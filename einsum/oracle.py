@@ -13,7 +13,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import DTypeLike
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, TopK, Workload, walk
+from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, TopK, Workload, factors, walk
 from einsum.graph import components, is_loop
 from einsum.ops import INTERSECTION, OPS, REDUCE_OPS, empty_init
 from einsum.problems import InputError, Problem, suggest
@@ -200,13 +200,13 @@ class _Space:
 
     def _sum_of_products(self) -> Points:
         """A sum of a product of anything: `np.einsum` on the factors, 0 where one does not exist."""
-        factors = [self._value(factor) for factor in _factors(self.einsum.expr)]
+        operands = [self._value(factor) for factor in factors(self.einsum.expr)]
         guards = self._guarded()
-        exists = [points.exists for points in factors] + guards
+        exists = [points.exists for points in operands] + guards
         complete = all(mask.all() for mask in exists)
-        if not all(np.isfinite(points.value).all() for points in factors):
+        if not all(np.isfinite(points.value).all() for points in operands):
             return self._reduced()  # in another order, or against a 0 for what is missing, inf may become nan
-        values = [np.where(points.exists, points.value, self.dtype.type(0)) for points in factors]
+        values = [np.where(points.exists, points.value, self.dtype.type(0)) for points in operands]
         value = self._contract([*values, *(holds.astype(self.dtype) for holds in guards)])
         if complete:
             return Points(value, np.ones((1,) * value.ndim, bool))
@@ -294,12 +294,6 @@ class _Space:
         tensor = self.tensors[access.tensor]
         shape = [self.shape[axis] if axis in axes else 1 for axis in range(len(self.shape))]
         return Points(tensor.value.transpose(order).reshape(shape), tensor.exists.transpose(order).reshape(shape))
-
-
-def _factors(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Apply) and expr.op == "*":
-        return [factor for arg in expr.args for factor in _factors(arg)]
-    return [expr]
 
 
 def _merge(op: str, args: list[Points]) -> Points:

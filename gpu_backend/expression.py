@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Name, Num
+from einsum.cascade import Access, Apply, Einsum, Expr, Name, Num, factors
 from einsum.problems import InputError
 from gpu_backend.address import Addresses, align
 from gpu_backend.base2 import is_root, needs_factor
 from gpu_backend.missing import Missing, hollow
-from gpu_backend.plan import Plan, factors, refusal
+from gpu_backend.plan import Plan, refusal
 from mapper.tile import chosen
 
 LOG2E = math.log2(math.e)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from arch.machine import Machine
 from einsum.affine import affine
-from einsum.cascade import Access, Apply, Einsum, Guard, Name, Num, Workload, walk
+from einsum.cascade import Access, Apply, Einsum, Guard, Name, Num, Workload, factors, walk
 from einsum.ops import REDUCE_OPS, is_view
 from einsum.problems import InputError, Problem
 from einsum.show import show_expr
 from gpu_backend import descriptor
 from gpu_backend.base2 import is_root
 from gpu_backend.grid import RESERVED, group_problem, merged
-from gpu_backend.plan import Plan, Section, factors, in_memory, refusal, source, stored_ranks, structures
+from gpu_backend.plan import Plan, Section, in_memory, refusal, source, stored_ranks, structures
 from mapper.handover import kept
 from mapper.mapping import Compute, Greedy, Group, Leaf, Loop, Mapping, Pipe, leaves
 from mapper.tile import chosen

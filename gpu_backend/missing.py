@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, rank_variables
+from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, factors, rank_variables
 from einsum.ops import REDUCE_OPS
 from einsum.problems import InputError
 from gpu_backend.hollow import every_row_has_a_point, leaves_rows_empty
-from gpu_backend.plan import Load, Plan, by_data, factors, refusal, written
+from gpu_backend.plan import Load, Plan, by_data, refusal, written
 from mapper.mapping import GUARD
 
 FINITE = "finite"  # some number

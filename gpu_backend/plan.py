@@ -14,7 +14,7 @@ from functools import cached_property
 
 from arch.machine import Machine
 from einsum.affine import Affine, affine
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Workload, rank_variables, walk
+from einsum.cascade import Access, Cascade, Einsum, Expr, Guard, Name, Workload, factors, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem
 from gpu_backend.base2 import scaled_tensors
@@ -171,13 +171,6 @@ class Plan:
 def maximum(form: Affine, last: Callable[[str], int]) -> int:
     """The greatest value of an affine form over coordinates 0..last(rank)."""
     return form.const + sum(factor * last(rank) for rank, factor in form.terms if factor > 0)
-
-
-def factors(expr: Expr) -> tuple[Expr, ...]:
-    """The factors of a product."""
-    if isinstance(expr, Apply) and expr.op == "*":
-        return factors(expr.args[0]) + factors(expr.args[1])
-    return (expr,)
 
 
 def sums_products(einsum: Einsum) -> bool:

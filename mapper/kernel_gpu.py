@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping as Dict
 from dataclasses import dataclass
 
 from arch.machine import Machine
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Name, rank_variables
+from einsum.cascade import Access, Cascade, Einsum, Expr, Name, factors, rank_variables
 from einsum.ops import is_view, operation_classes
 from mapper.mapping import GUARD, Compute, Group, Hold, Loop, Mapping, Move, Seq
 from mapper.tile import varying_ranks
@@ -53,7 +53,7 @@ def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel,
     for kernel in kernels:
         groups.append(_group(cascade, kernel, (groups[-1].name,) if groups else (), machine.root.name))
     given = {t.name for t in cascade.tensors if t.dtype != "fp32"}
-    operands = {a.tensor for e in cascade.einsums if is_product(e) for a in _factors(e.expr) if isinstance(a, Access)}
+    operands = {a.tensor for e in cascade.einsums if is_product(e) for a in factors(e.expr) if isinstance(a, Access)}
     computed = (e.name for e in cascade.einsums if not is_view(e) and e.name not in given | operands)
     types = tuple((t, "fp32") for t in computed)
     narrow = tuple((t, "bf16") for t in operands if t in cascade and t not in given and not is_view(cascade[t]))
@@ -62,17 +62,11 @@ def mapped(name: str, cascade: Cascade, machine: Machine, kernels: tuple[Kernel,
 
 def is_product(einsum: Einsum) -> bool:
     """A matrix product, work of the tensor units: each of two factors has a rank that the other one lacks."""
-    factors = [f for f in _factors(einsum.expr) if isinstance(f, Access)]
-    if "mac" not in operation_classes(einsum) or len(factors) != 2:
+    tensors = [f for f in factors(einsum.expr) if isinstance(f, Access)]
+    if "mac" not in operation_classes(einsum) or len(tensors) != 2:
         return False
-    left, right = (set(rank_variables(access)) for access in factors)
+    left, right = (set(rank_variables(access)) for access in tensors)
     return bool(left - right) and bool(right - left)
-
-
-def _factors(expr: Expr) -> tuple[Expr, ...]:
-    if isinstance(expr, Apply) and expr.op == "*":
-        return tuple(factor for arg in expr.args for factor in _factors(arg))
-    return (expr,)
 
 
 def _group(cascade: Cascade, kernel: Kernel, after: tuple[str, ...], root: str) -> Group:

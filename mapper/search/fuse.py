@@ -242,11 +242,11 @@ class Cuts:
                 if cost is None:
                     continue
                 first, second = (cost.latency, cost.energy) if minimise == "latency" else (cost.energy, cost.latency)
-                total = (place[done][0] + first, place[done][1] + second)
-                rank = (round(total[0] / grain), total[1])
+                here = (place[done][0] + first, place[done][1] + second)
+                rank = (round(here[0] / grain), here[1])
                 known = place.get(done | group)
                 if known is None or rank < (round(known[0] / grain), known[1]):
-                    place[done | group], back[done | group] = total, (done, group)
+                    place[done | group], back[done | group] = here, (done, group)
                     count += 1
                     heappush(queue, (*rank, count, done | group))
         return None

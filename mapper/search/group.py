@@ -14,7 +14,7 @@ from itertools import product
 
 from arch.machine import Machine, Memory, Unit
 from einsum.affine import affine
-from einsum.cascade import Access, Apply, Cascade, Einsum, Name, Workload, rank_variables
+from einsum.cascade import Access, Cascade, Einsum, Name, Workload, factors, rank_variables
 from einsum.ops import is_view, operation_classes
 from mapper.place import own_memory
 from mapper.tile import dimensions, state_rank, storage, varying_ranks
@@ -90,11 +90,6 @@ class Group:
         return Use(
             tensor, name, kind, users, varying_ranks(cascade, tensor), state_rank(cascade, tensor), written, roles
         )
-
-    @cached_property
-    def at(self) -> dict[str, tuple[str, ...]]:
-        """Walked rank -> Einsums that lack it and wait for its last iteration."""
-        return {r: tuple(e.name for e in self.einsums if r not in e.ranks) for r in self.walked}
 
     @cached_property
     def walked(self) -> tuple[str, ...]:
@@ -310,15 +305,9 @@ def role(e: Einsum, tensor: str) -> str:
     if e.name == tensor:
         return "output"
     if "mac" in operation_classes(e):
-        named = [f.tensor for f in _factors(e.expr) if isinstance(f, Access)]
+        named = [f.tensor for f in factors(e.expr) if isinstance(f, Access)]
         return "weight" if tensor in named[1:] else "input"
     return "input"
-
-
-def _factors(expr) -> tuple:
-    if isinstance(expr, Apply) and expr.op == "*":
-        return _factors(expr.args[0]) + _factors(expr.args[1])
-    return (expr,)
 
 
 def units_of(e: Einsum, machine: Machine) -> Iterator[str]:

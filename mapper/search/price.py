@@ -120,16 +120,15 @@ class Prices:
             fits = fits & (divides | (tile == self.workload.extent(rank)))
         return fits
 
-    def _spans(self, option: Option, rank: str) -> tuple[int, int]:
-        """Instances that a rank is spread over, and those of its innermost axis alone."""
-        sizes = [self.machine.axis(axis).size for axis in option.over(rank)]
-        return math.prod(sizes), sizes[-1] if sizes else 1
+    def _span(self, option: Option, rank: str) -> int:
+        """Instances that a rank is spread over."""
+        return math.prod(self.machine.axis(axis).size for axis in option.over(rank))
 
     def _instances(self, option: Option, axis: str, rank: str) -> Array:
         """Iterations of the loop that spreads a rank over an axis."""
         axes, tile = option.over(rank), self.inner_tile(rank)
         below = math.prod(self.machine.axis(a).size for a in axes[axes.index(axis) + 1 :])
-        return np.minimum(self.machine.axis(axis).size, ceil_div(np.minimum(tile, self._spans(option, rank)[0]), below))
+        return np.minimum(self.machine.axis(axis).size, ceil_div(np.minimum(tile, self._span(option, rank)), below))
 
     def _busiest(self, option: Option, rank: str, extent: Array) -> Array:
         """Coordinates that fall to the busiest instance."""
@@ -229,7 +228,7 @@ class Prices:
 
     def _turns(self, option: Option, rank: str) -> Array:
         """Iterations of the temporal loop over a rank inside a tile."""
-        return ceil_div(self.inner_tile(rank), self._spans(option, rank)[0])
+        return ceil_div(self.inner_tile(rank), self._span(option, rank))
 
     def _copies(self, option: Option, memory: str, ranks) -> Array:
         """Instances of a memory that receive each read of what does not vary along the axes above it."""

@@ -60,8 +60,17 @@ class Case:
         return cost(*given), simulate(*given)
 
 
+class Compared:
+    """What has results by both methods."""
+
+    results: tuple[Result, Result]  # in the order of METHODS
+
+    def result(self, method: str) -> Result:
+        return self.results[METHODS.index(method)]
+
+
 @dataclass(frozen=True)
-class Point:
+class Point(Compared):
     """One design, model and length: by both methods."""
 
     design: Design
@@ -77,9 +86,6 @@ class Point:
     @property
     def config(self) -> str:
         return f"{self.design.name} {self.model} {self.length}"
-
-    def result(self, method: str) -> Result:
-        return self.results[METHODS.index(method)]
 
     def values(self, method: str) -> dict[str, float]:
         """The artifact's columns, ours, without energy: bytes, seconds and ratios."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from mapper.library import make
 from mapper.result import Result
-from studies.fusemax.designs import METHODS, Case, load_cascade, load_machine
+from studies.fusemax.designs import Case, Compared, load_cascade, load_machine
 from studies.fusemax.published import layer
 
 FILES = {"flat": "end2end-flat", "fusemax": "end2end-proposal"}  # machine -> the artifact's file
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Compared):
     """The products of one layer on one machine, by both methods."""
 
     machine: str
@@ -29,9 +29,6 @@ class Layer:
     @property
     def config(self) -> str:
         return f"linear layers on {self.machine} {self.model} {self.length}"
-
-    def result(self, method: str) -> Result:
-        return self.results[METHODS.index(method)]
 
     def values(self, method: str) -> dict[str, float]:
         """The artifact's columns, ours, without energy: bytes and seconds."""

@@ -9,7 +9,7 @@ from arch.machine import Array, Machine, Memory, Node, Unit
 from mapper.cost import cost
 from mapper.library import make
 from mapper.result import Result
-from studies.fusemax.designs import METHODS, Case, load_cascade, load_machine, sizes
+from studies.fusemax.designs import Case, Compared, load_cascade, load_machine, sizes
 from studies.fusemax.published import buffer_area_m2
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
@@ -20,7 +20,7 @@ REGISTERS_M2 = 16849.2142e-12 - 5 * ADDRESS_BIT_M2  # up to 64 entries, in propo
 
 
 @dataclass(frozen=True)
-class Width:
+class Width(Compared):
     """FuseMax of one array width, on one model, by both methods."""
 
     model: str
@@ -35,9 +35,6 @@ class Width:
     @property
     def config(self) -> str:
         return f"Pareto {self.model} {self.width}x{self.width}"
-
-    def result(self, method: str) -> Result:
-        return self.results[METHODS.index(method)]
 
     def values(self, method: str) -> dict[str, float]:
         """The artifact's columns, ours: bytes, seconds, and areas in square micrometres."""
