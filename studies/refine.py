@@ -21,12 +21,11 @@ from mapper.check import check
 from mapper.modulo import Stages, static_orders
 from mapper.search.answer import DEFAULT, Answer, Certificate, Found, described, search
 from mapper.search.build import Choice, mapping_of
+from mapper.search.effort import CLOSE
 from mapper.search.every import every
 from mapper.search.fuse import GRAIN, Cost, Cuts, Done, slack, total
 from mapper.search.group import Group
-from mapper.search.several import Several
-from mapper.search.single import CLOSE, Single
-from mapper.search.solve import Solver, Space, columns
+from mapper.search.solve import Solver, Space
 from mapper.work import GroupWork, group_works
 from sim import fold
 from sim.lower import lower
@@ -159,8 +158,7 @@ class Refining:
             Solver(replace(self.space, buffers=2)).best(self.group, "latency") if 2 in self.variants.buffers else None
         )
         yield from filter(None, (doubled, self.first))
-        kind = Single if len(self.group.names) == 1 else Several
-        space = kind(self.group, columns(self.group, self.space.tiling), 1, Solver(self.space).effort)
+        space = Solver(replace(self.space, buffers=1)).space_of(self.group)
         above, wide = -math.inf, 0.0
         while above < self.seconds:
             limit = min(self.seconds, self.first.latency * (1 + CLOSE + wide))

@@ -15,9 +15,9 @@ from mapper.check import check
 from mapper.cost import cost
 from mapper.result import Result
 from mapper.search.build import Choice, mapping_of
+from mapper.search.effort import Effort, Stopped
 from mapper.search.fuse import COSTS, Cost, Cuts, total
 from mapper.search.places import ORDERS
-from mapper.search.single import Effort, Stopped
 from mapper.search.solve import SHAPES, Solver, Space
 from mapper.search.tiles import LIMIT, TILINGS
 
@@ -78,7 +78,7 @@ def search(
     """The mapping of least `objective` (latency | energy | edp | pareto) in the space.
 
     Ties go to less energy, then less latency, then fewer bytes held. Latency is the closed form's, a lower bound of the
-    simulated time; energy is without static power. `told` hears which group is solved. After `seconds`, or when
+    simulated time. `told` hears which group is solved. After `seconds`, or when
     interrupted, the best so far is returned with its gap. InputError if the objective is unknown, some Einsum fits
     nowhere, or nothing has been found yet.
     """
@@ -130,9 +130,10 @@ def _found(path: list[Choice], number: int, space: Space) -> Found:
     mapping = mapping_of(f"found-{number}" if number else "found", path, space.buffers)
     check(mapping, first.workload, first.machine)
     result = cost(mapping, first.workload, first.machine)
-    latency = sum(c.latency for c in path)
-    if not math.isclose(latency, result.latency_s, rel_tol=1e-9):
-        raise AssertionError(f"the search costs {latency} s, the closed form {result.latency_s} s")
+    whole = total(path)
+    pairs = ((whole.latency, result.latency_s), (whole.energy, result.energy_j))
+    if not all(math.isclose(ours, theirs, rel_tol=1e-9) for ours, theirs in pairs):
+        raise AssertionError(f"the search and the closed form differ in latency or energy: {pairs}")
     return Found(replace(mapping, doc=""), result)
 
 
@@ -143,6 +144,6 @@ def described(cuts: Cuts, space: Space) -> str:
         f"every cut into connected groups of at most {space.together} Einsums with {space.products} matrix products; "
         f"every order of loops at each memory (of several Einsums at most {ORDERS}, and {SHAPES} shapes); "
         f"{tiles[space.tiling]}; every unit, every rank over every axis; each tensor held or not in each memory, "
-        f"inside the loops that vary it; {space.buffers} buffer{'s' if space.buffers > 1 else ''} for each hold; "
-        f"energy without static power (SEMANTICS 8.1 to 8.3 have every rule)"
+        f"inside the loops that vary it; {space.buffers} buffer{'s' if space.buffers > 1 else ''} for each hold "
+        f"(SEMANTICS 8.1 to 8.3 have every rule)"
     )

@@ -22,7 +22,7 @@ class Choice:
     holds: Dict[str, tuple[Hold, ...]]
     tiles: Dict[str, tuple[int, ...]]  # walked rank -> its tile in each block
     latency: float  # seconds
-    energy: float  # joules, without static power
+    energy: float  # joules
     footprint: float  # bytes held, over all memories
 
     def tile(self, rank: str, block: int) -> int:

@@ -7,14 +7,14 @@ here nothing is left out but what lies outside of the interval.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import numpy as np
 
 from mapper.search.build import Choice
+from mapper.search.effort import CLOSE, Limits
 from mapper.search.price import Prices, Shapes
 from mapper.search.several import Program, Several, Skeleton, Terms
-from mapper.search.single import CLOSE, Single, within
+from mapper.search.single import Single
 
 
 def every(space: Single | Several, above: float, limit: float) -> Iterator[Choice]:
@@ -24,17 +24,11 @@ def every(space: Single | Several, above: float, limit: float) -> Iterator[Choic
 
 
 def _singles(space: Single, limit: float) -> Iterator[Choice]:
-    roomy = limit * (1 + CLOSE)
-    for option, inner, outer in product(space.options, space.inners, space.outers):
-        if not within(space._least(outer, inner, option), roomy, np.inf):
-            continue
-        outside = tuple(hold is not None for hold in outer)
-        first = space.outer_table(outer, option)[: space.busy]
-        second = space.inner_tables(inner, outside, option)
-        for chains in space._pairs(first, second, "latency", roomy, np.inf, np.inf, None):
-            tiles, costs = space.costs(chains, option, outer, inner, outside)
-            for at in np.flatnonzero(costs.latency <= limit):
-                yield space.choice(costs, int(at), tiles, option, outer, inner)
+    limits = Limits(latency=limit * (1 + CLOSE))
+    for template in space.templates():
+        if space.within(space.bound(template), limits):
+            for tiles, costs in space.points(template, "latency", lambda: limits):
+                yield from (space.choice(template, tiles[:, at], costs[:, at]) for at in range(tiles.shape[1]))
 
 
 def _severals(space: Several, limit: float) -> Iterator[Choice]:

@@ -20,10 +20,10 @@ from einsum.cascade import Workload
 from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, Problem
 from mapper.search.build import Choice
+from mapper.search.effort import CLOSE, Stopped
 from mapper.search.explain import explain
 from mapper.search.group import Group, Illegal, final
-from mapper.search.price import ENERGY, Prices, Shapes
-from mapper.search.single import CLOSE, Stopped, resources
+from mapper.search.price import ENERGY, Prices, Shapes, resources
 from mapper.search.solve import Solver
 from mapper.tile import storage
 
@@ -341,7 +341,8 @@ def _quick(group: Group) -> Cost:
             if bandwidth:
                 port = f"busy {root.name}" if root.shared_port else f"busy {root.name} {detail}"
                 busy[names.index(port)] += size / bandwidth
-    return Cost(float(busy.max(initial=0.0)) * (1 - CLOSE), energy * (1 - CLOSE))
+    latency = float(busy.max(initial=0.0))
+    return Cost(latency * (1 - CLOSE), (energy + group.machine.static_power_w * latency) * (1 - CLOSE))
 
 
 def _ideal(prices: Prices, e, option) -> dict[str, float]:

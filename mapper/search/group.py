@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from arch.machine import Machine, Memory, Unit
+from arch.machine import Axis, Machine, Memory, Unit
 from einsum.affine import affine
 from einsum.cascade import Access, Cascade, Einsum, Name, Workload, factors, rank_variables
 from einsum.ops import is_view, operation_classes
@@ -208,9 +208,19 @@ class Group:
             inner = [r for r in e.ranks if self.workload.extent(r) > 1 and r not in self.stepped] or [None]
             fixed = {r for a in e.reads if self.stays(e, a, first) for r in rank_variables(a)}
             inner = [r for r in inner if r not in fixed] or inner
-            for ranks in product(*wanted):
-                spread = tuple((over, r) for (over, _), r in zip(axes, ranks, strict=True) if r)
+            for spread in dict.fromkeys(self._spread(axes, ranks) for ranks in product(*wanted)):
                 yield from (Option(unit, spread, r) for r in (inner if spread or len(inner) > 1 else inner[:1]))
+
+    def _spread(self, axes: list[tuple[str, Axis]], ranks: tuple[str | None, ...]) -> tuple[tuple[str, str], ...]:
+        """Ranks over axes, without axes that have nothing left to do: those further in take all of the rank."""
+        found = []
+        for i, ((name, _), rank) in enumerate(zip(axes, ranks, strict=True)):
+            inside = math.prod(
+                axis.size for (_, axis), r in zip(axes[i + 1 :], ranks[i + 1 :], strict=True) if r == rank
+            )
+            if rank and self.workload.extent(rank) > inside:
+                found.append((name, rank))
+        return tuple(found)
 
     def stays(self, e: Einsum, access: Access, unit: str) -> bool:
         """Whether the register at a unit has to keep an operand (SEMANTICS 3.10): each element comes once a tile."""
@@ -228,6 +238,12 @@ class Group:
         paths = [[n.name for n in self.machine.path(u)[1:-1] if isinstance(n, Memory)] for u in sorted(units)]
         shared = [m for m in paths[0] if all(m in p for p in paths)]
         return tuple(m for m in shared if not is_registers(self.machine.memory(m)))
+
+    @cached_property
+    def deep(self) -> frozenset[str]:
+        """Axes above a level with another one inside: how many copies it gets must not depend on the tiles there."""
+        above = (axes for m in self.levels[:-1] for axes in self.machine.axes(m))
+        return frozenset(f"{array}.{axis.name}" for array, axis in above)
 
     @cached_property
     def registers(self) -> tuple[str, ...]:
@@ -274,6 +290,8 @@ class Group:
         stores = [use.storage for use in self.uses.values()]
         if len(self.names) > 1 and len(set(stores)) < len(stores):
             raise Illegal("a tensor is read in two ways")
+        if len(self.names) == 1 and any(use.kind == "inner" for use in self.uses.values()):
+            raise Illegal(f"nothing reads {self.names[0]}")
         if self.carrier is None:
             raise Illegal("they have no rank in common")
         for use in self.uses.values():

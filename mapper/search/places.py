@@ -13,16 +13,21 @@ ORDERS = 36  # of the loops of several Einsums
 Orders = tuple[tuple[str, ...], ...]
 
 
-def orders(group: Group) -> Iterator[Orders]:
-    """Orders of the loops of each block, batch ranks outermost; around what registers keep one order is enough.
-
-    Several Einsums with more than `ORDERS` orders have the same at each level.
-    """
+def level_orders(group: Group) -> list[tuple[str, ...]]:
+    """Orders of the loops of a level, batch ranks outermost."""
     free = [r for r in group.walked if r not in group.batch]
     fixed = tuple(r for r in group.walked if r in group.batch)
-    every = [(*fixed, *p) for p in permutations(free)]
-    inner = [(*fixed, *free)] if group.registers else []
-    if len(group.names) > 1 and len(every) ** len(group.levels) > ORDERS:
+    return [(*fixed, *p) for p in permutations(free)]
+
+
+def orders(group: Group) -> Iterator[Orders]:
+    """Orders of the loops of each block of several Einsums; around what registers keep one order is enough.
+
+    Where there are more than `ORDERS`, every level has the same.
+    """
+    every = level_orders(group)
+    inner = [group.walked] if group.registers else []
+    if len(every) ** len(group.levels) > ORDERS:
         yield from ((*[order] * len(group.levels), *inner) for order in every)
     else:
         yield from ((*chosen, *inner) for chosen in product(every, repeat=len(group.levels)))
@@ -30,24 +35,26 @@ def orders(group: Group) -> Iterator[Orders]:
 
 def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ...]:
     """Chains of holds of a tensor, outermost first, in loops of these orders; () leaves it in the root memory."""
-    levels: list[list[tuple[Hold, ...]]] = []
-    for block, memory in enumerate(group.levels, start=1):
-        able = may_hold(group.machine, memory, *use.roles)
-        here = [(Hold(memory, block, _outside(chosen[block - 1], use.ranks)),)] if able else []
-        needed = able and not group.machine.memory(memory).bypass
-        levels.append(here if needed else [(), *here])
+    levels = [at_level(group, use, block, chosen[block - 1]) for block in range(1, len(group.levels) + 1)]
     if use.kind == "inner" and group.registers:
         inside, users = frozenset(chosen[-1]), [group.workload.cascade[u] for u in use.users]
         steps = [r for r in use.ranks if r not in group.walked and all(r in e.ranks for e in users)]
         able = [m for m in group.registers if may_hold(group.machine, m, *use.roles)]
-        here = [(Hold(m, group.blocks, inside, r),) for m in able for r in (None, *steps)]
-        levels.append([(), *here])
-    chains = [tuple(hold for part in parts for hold in part) for parts in product(*levels)]
-    held = group.carrier not in _added_up(group, use)
-    return tuple(chain for chain in chains if (held if chain else not (use.written and len(use.users) > 1)))
+        levels.append((None, *(Hold(m, group.blocks, inside, r) for m in able for r in (None, *steps))))
+    chains = (tuple(hold for hold in chain if hold) for chain in product(*levels))
+    return tuple(chain for chain in chains if chain or not (use.written and len(use.users) > 1))
 
 
-def _added_up(group: Group, use: Use) -> tuple[str | None, ...]:
+def at_level(group: Group, use: Use, block: int, order: tuple[str, ...]) -> tuple[Hold | None, ...]:
+    """The ways to keep a tensor at a level, in loops of this order: not at all, or inside of those that vary it."""
+    memory = group.levels[block - 1]
+    if not may_hold(group.machine, memory, *use.roles):
+        return (None,)
+    free = () if group.carrier in added_up(group, use) else (Hold(memory, block, _outside(order, use.ranks)),)
+    return (None, *free) if group.machine.memory(memory).bypass else free
+
+
+def added_up(group: Group, use: Use) -> tuple[str | None, ...]:
     """Ranks along which a tensor is added up or carried: a loop over one of them cannot carry its hold."""
     e = group.workload.cascade[use.tensor] if use.written else None
     return (*e.reduced, e.iterative or "") if e else ()

@@ -8,7 +8,7 @@ the tests hold them against. SEMANTICS 8.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,9 +114,10 @@ class Prices:
         for rank in {r for _, r in option.spread}:
             tile, axes = self.inner_tile(rank), option.over(rank)
             divides: Array = True
-            for i in range(len(axes)):
-                size = math.prod(self.machine.axis(axis).size for axis in axes[i:])
-                divides = divides & ((tile <= size) | (tile % size == 0))
+            for i, axis in enumerate(axes):
+                size = math.prod(self.machine.axis(a).size for a in axes[i:])
+                part = (tile <= size) & (axis not in self.group.deep)
+                divides = divides & (part | (tile % size == 0))
             fits = fits & (divides | (tile == self.workload.extent(rank)))
         return fits
 
@@ -351,3 +352,30 @@ def temporal(e: Einsum, option: Option, machine: Machine) -> tuple[str, ...]:
     alone = all(machine.unit(name).lanes == 1 for name in option.unit.split("+"))
     ranks = [r for r in e.ranks if alone or option.over(r)]
     return (*(r for r in ranks if r != option.inner), *(r for r in ranks if r == option.inner))
+
+
+def mesh(axes: Sequence[np.ndarray]) -> np.ndarray:
+    """(axes, combinations): every combination of values."""
+    if not axes:
+        return np.zeros((0, 1), dtype=int)
+    return np.array(list(np.meshgrid(*axes, indexing="ij"))).reshape(len(axes), -1)
+
+
+def add(vector: Vector, other: Vector) -> None:
+    """Add a vector into another."""
+    for metric, value in other.items():
+        vector[metric] = vector.get(metric, 0.0) + value
+
+
+def rooms(group: Group) -> dict[str, float]:
+    """Metric of a memory's footprint -> its capacity."""
+    sizes = {m: group.machine.memory(m).capacity_bytes for m in (*group.levels, *group.registers)}
+    return {f"held {m}": size for m, size in sizes.items() if size is not None}
+
+
+def resources(group: Group) -> tuple[str, ...]:
+    """Metrics of what can be busy: units and memory ports."""
+    units = [u.name for u in group.machine.units]
+    ports = [p for m in group.machine.memories for p in (m.name, f"{m.name} read", f"{m.name} write")]
+    limited = {m.name for m in group.machine.memories if m.read_bytes_per_s or m.write_bytes_per_s}
+    return tuple(f"busy {name}" for name in (*units, *(p for p in ports if p.split()[0] in limited)))

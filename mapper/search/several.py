@@ -18,10 +18,10 @@ import numpy as np
 
 from einsum.cascade import Einsum
 from mapper.search.build import Choice
+from mapper.search.effort import CLOSE, Effort
 from mapper.search.group import Group, Option, Use
 from mapper.search.places import below, orders, places, upper
-from mapper.search.price import ENERGY, Hold, Prices, Shapes
-from mapper.search.single import CLOSE, Effort, add, mesh, resources, rooms
+from mapper.search.price import ENERGY, Hold, Prices, Shapes, add, mesh, resources, rooms
 
 BATCH = 16  # shapes whose costs are computed at once
 Chain = tuple[Hold, ...]
@@ -142,8 +142,14 @@ class Several:
         values, decisions = found
         options = {e: o for e, o, _ in decisions}
         holds = {t: chain for _, _, chains in decisions for t, chain in chains}
-        busy, held = values[1 : 1 + len(self.busy)], values[1 + len(self.busy) :]
-        return Choice(self.group, options, holds, shape, float(busy.max()), float(values[0]), float(held.sum()))
+        held, whole = values[1 + len(self.busy) :], self.whole(values)
+        costs = (float(whole["latency"]), float(whole["energy"]), float(held.sum()))
+        return Choice(self.group, options, holds, shape, *costs)
+
+    def whole(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Latency, and energy with static power, of (..., metrics)."""
+        latency = values[..., 1 : 1 + len(self.busy)].max(axis=-1, initial=0.0)
+        return {"latency": latency, "energy": values[..., 0] + self.group.machine.static_power_w * latency}
 
     def _bound(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Lower bounds of latency and energy for each shape of a skeleton, infinite where something does not fit."""
@@ -299,7 +305,8 @@ class Terms:
                 held += room
         full = (held > np.array(list(self.space.room.values()))[:, None]).any(axis=0)
         total[:, full] = math.inf
-        return total[:-1].max(axis=0), total[-1]
+        latency = total[:-1].max(axis=0)
+        return latency, total[-1] + self.group.machine.static_power_w * np.where(np.isinf(latency), 0.0, latency)
 
     def _least(self, e: Einsum, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The least of each weighted sum over an Einsum's options, and the least that must be held."""
@@ -354,7 +361,7 @@ class Program:
 
     def solve(self, minimise: str, latency: float, energy: float) -> tuple[np.ndarray, tuple] | None:
         """(metrics, decisions) of the least within the limits, or None."""
-        n = len(self.space.busy)
+        n, whole = len(self.space.busy), self.space.whole
         caps = np.array([energy, *[latency] * n, *self.space.room.values()])
         least, most = (r[:, :, self.shape] for r in self.terms.ranges)
         states: dict[tuple, Sums] = {(): Sums(np.zeros((1, len(caps))), [()])}
@@ -367,7 +374,9 @@ class Program:
                     if total is None:
                         continue
                     values = sums.values + total
-                    keep = np.flatnonzero((values + least[i + 1] <= caps * (1 + CLOSE)).all(axis=1))
+                    bound = values + least[i + 1]
+                    fits = (bound <= caps * (1 + CLOSE)).all(axis=1) & (whole(bound)["energy"] <= energy * (1 + CLOSE))
+                    keep = np.flatnonzero(fits)
                     if keep.size:
                         after = tuple(x for x in (*key, *live) if self._lives(x[0], i))
                         made = [(*sums.decisions[k], (e.name, option, chosen)) for k in keep]
@@ -378,9 +387,8 @@ class Program:
         done = [(v, d) for sums in states.values() for v, d in zip(sums.values, sums.decisions, strict=True)]
         if not done:
             return None
-        latency_of = lambda v: float(v[1 : 1 + n].max(initial=0.0))
-        first = (lambda v: (latency_of(v), v[0])) if minimise == "latency" else (lambda v: (v[0], latency_of(v)))
-        return min(done, key=lambda x: (*first(x[0]), float(x[0][1 + n :].sum())))
+        first = ("latency", "energy") if minimise == "latency" else ("energy", "latency")
+        return min(done, key=lambda x: (*(float(whole(x[0])[m]) for m in first), float(x[0][1 + n :].sum())))
 
     def _lives(self, tensor: str, step: int) -> bool:
         return self.group.names.index(self.space.last[tensor]) > step
@@ -447,9 +455,10 @@ class Program:
             return Sums(values, decisions)
         threshold = caps.copy()
         n = len(self.space.busy)
-        if minimise == "latency":
+        static = self.group.machine.static_power_w > 0
+        if minimise == "latency" or static:
             threshold[1 : 1 + n] = np.minimum(threshold[1 : 1 + n], (values + least)[:, 1 : 1 + n].max(axis=1).min())
-        if minimise == "energy":
+        if minimise == "energy" or (static and math.isfinite(caps[0])):
             threshold[0] = -math.inf
         matters = np.any(values + most > threshold, axis=0)
         if not matters.any():

@@ -10,10 +10,11 @@ import numpy as np
 
 from einsum.cascade import Access, Apply, Einsum, Expr, Name
 from mapper.search.build import Choice
+from mapper.search.effort import CLOSE, Effort
 from mapper.search.group import Group, Illegal, Use
 from mapper.search.price import Hold
 from mapper.search.several import Several
-from mapper.search.single import CLOSE, Effort, Single
+from mapper.search.single import Single
 from mapper.search.tiles import candidates, chains
 
 FRONT = 256  # points of a group's front
@@ -50,14 +51,19 @@ class Solver:
         return found if found is None or found.group == group else renamed(found, group)
 
     def _solve(self, group: Group, minimise: str, latency: float, energy: float) -> Choice | None:
-        kind = Single if len(group.names) == 1 else Several
-        solver = kind(group, columns(group, self.space.tiling), self.space.buffers, self.effort)
+        solver = self.space_of(group)
         first = solver.best(minimise, latency, energy)
         if first is None:
             return None
         limit = {"latency": latency, "energy": energy} | {minimise: getattr(first, minimise) * (1 + CLOSE)}
         other = "energy" if minimise == "latency" else "latency"
         return solver.best(other, **limit) or first
+
+    def space_of(self, group: Group) -> Single | Several:
+        """The group's space."""
+        if len(group.names) == 1:
+            return Single(group, sizes(group, self.space.tiling), self.space.buffers, self.effort)
+        return Several(group, columns(group, self.space.tiling), self.space.buffers, self.effort)
 
     def front(self, group: Group) -> Iterator[Choice]:
         """Choices that no other beats in both latency and energy, fastest first."""
@@ -70,30 +76,39 @@ class Solver:
             energy = found.energy * (1 - 1e-9)
 
 
-def columns(group: Group, tiling: str) -> list[np.ndarray]:
-    """For each walked rank its chains of tiles, (chains, blocks). Batch and stepped ranks go coordinate by coordinate;
-    around what registers keep a tile is an array's width, one coordinate, or the rank. Several Einsums have at most
-    `SHAPES` shapes: of the rank with the most chains every other tile size goes, widths, one and the rank aside."""
+def widths(group: Group) -> tuple[int, ...]:
+    """Sizes of the axes above the group's units."""
     units = {u for options in group.options.values() for o in options for u in o.unit.split("+")}
-    widths = tuple(sorted({axis.size for u in units for _, axis in group.machine.axes(u)}))
+    return tuple(sorted({axis.size for u in units for _, axis in group.machine.axes(u)}))
+
+
+def sizes(group: Group, tiling: str) -> list[tuple[int, ...]]:
+    """For each walked rank its sizes of tiles; batch and stepped ranks go coordinate by coordinate."""
     single = group.batch | group.stepped
-    extents = [group.workload.extent(r) for r in group.walked]
-    sizes = [(1,) if r in single else candidates(n, widths, tiling) for r, n in zip(group.walked, extents, strict=True)]
+    each = lambda rank: candidates(group.workload.extent(rank), widths(group), tiling)
+    return [(1,) if rank in single else each(rank) for rank in group.walked]
+
+
+def columns(group: Group, tiling: str) -> list[np.ndarray]:
+    """For each walked rank its chains of tiles, (chains, blocks). Around what registers keep a tile is an array's
+    width, one coordinate, or the rank. Several Einsums have at most `SHAPES` shapes: of the rank with the most chains
+    every other tile size goes, widths, one and the rank aside."""
+    extents, allowed = [group.workload.extent(r) for r in group.walked], sizes(group, tiling)
     while True:
         found = []
-        for extent, chosen in zip(extents, sizes, strict=True):
+        for extent, chosen in zip(extents, allowed, strict=True):
             levels = [chosen] * len(group.levels)
             if group.registers:
-                levels.append(tuple(t for t in chosen if len(chosen) == 1 or t in (1, extent, *widths)))
+                levels.append(tuple(t for t in chosen if len(chosen) == 1 or t in (1, extent, *widths(group))))
             found.append(chains(levels))
         if len(group.names) == 1 or math.prod(map(len, found)) <= SHAPES:
             return found
         most = max(range(len(found)), key=lambda i: len(found[i]))
-        kept = (1, extents[most], *widths)
-        rest = [t for t in sizes[most] if t not in kept]
+        kept = (1, extents[most], *widths(group))
+        rest = [t for t in allowed[most] if t not in kept]
         if not rest:
             return found
-        sizes[most] = tuple(sorted({*(t for t in sizes[most] if t in kept), *rest[1::2]}))
+        allowed[most] = tuple(sorted({*(t for t in allowed[most] if t in kept), *rest[1::2]}))
 
 
 def named(group: Group) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise, permutations, product
 
 from search_cases import partial
@@ -33,7 +34,7 @@ def points(group: Group) -> Iterator[Point]:
     seen = set()
     for choice in choices(group):
         mapping = mapping_of("one", [choice], 1)
-        if mapping.groups in seen:
+        if mapping.groups in seen or not filled(choice):
             continue
         seen.add(mapping.groups)
         if not obeys(mapping, group):
@@ -100,7 +101,7 @@ def held(group: Group, use: Use, orders) -> Iterator[tuple[Hold, ...]]:
 
 def obeys(mapping: types.Mapping, group: Group) -> bool:
     """What no rule of legality says: users of what an array's memories hold spread it alike and, where they pass it on
-    step by step, walk it outermost; registers that must keep an operand have room for one element of it."""
+    step by step, walk it outermost; registers that must keep an operand get each element once."""
     own: list[Leaf[Compute]] = [leaf for leaf in leaves(mapping) if isinstance(leaf.node, Compute)]
     place = Placement(group.workload, group.machine, own)
     machine, path = group.machine, lambda leaf: group.machine.path(leaf.node.unit.split("+")[0])
@@ -118,8 +119,22 @@ def obeys(mapping: types.Mapping, group: Group) -> bool:
     for leaf in own:
         memory, e = machine.memory(place.own_memory(leaf.node.unit.split("+")[0])), place.cascade[leaf.node.einsum]
         needed = [a for a in e.reads if memory.holds and not memory.bypass and role(e, a.tensor) in memory.holds]
-        if any(_repeats(place, leaf, access) != 1 for access in needed):
+        in_time = replace(leaf, node=replace(leaf.node, loops=tuple(x for x in leaf.node.loops if not x.over)))
+        if any(_repeats(place, in_time, access) != 1 for access in needed):
             return False
+    return True
+
+
+def filled(choice: Choice) -> bool:
+    """Axes above a level with another one inside are filled by the ranks that go over them, or these are whole."""
+    group = choice.group
+    outer = {f"{array}.{axis.name}" for memory in group.levels[:-1] for array, axis in group.machine.axes(memory)}
+    for option in choice.options.values():
+        for rank in {r for axis, r in option.spread if axis in outer}:
+            tile, axes = choice.tile(rank, group.blocks), option.over(rank)
+            spans = [math.prod(group.machine.axis(a).size for a in axes[i:]) for i, a in enumerate(axes) if a in outer]
+            if tile != group.workload.extent(rank) and any(tile % span for span in spans):
+                return False
     return True
 
 

@@ -190,8 +190,8 @@ def tiny(rng: random.Random, einsums: str) -> Workload:
     return bind(cascade, {s: rng.choice(pick.get(s, [1, 2, 2, 3, 4, 6])) for s in cascade.free_sizes})
 
 
-def tiny_machine(rng: random.Random) -> Machine:
-    """At most two buffers, an axis or two, and registers; small ones, some of which may hold or must keep operands."""
+def tiny_machine(rng: random.Random, levels: int | None = None) -> Machine:
+    """At most three buffers, arrays between them, an axis or two, and registers; some must keep operands."""
     every = {c: OpCost(rng.choice([1, 1, 2, 3]), rng.randint(1, 99) * 1e-14) for c in CLASSES}
     sizes = [rng.choice([2, 2, 3, 4]) for _ in range(rng.choice([0, 0, 1, 1, 2]))]
     axes = tuple(Axis(f"x{i}", n, rng.random() < 0.7, rng.random() < 0.5) for i, n in enumerate(sizes))
@@ -202,8 +202,11 @@ def tiny_machine(rng: random.Random) -> Machine:
     children: tuple = (Array("grid", axes, (registers,)) if axes else registers,)
     if rng.random() < 0.25:
         children = (*children, Unit("vector", 1e9, every, lanes=rng.choice([1, 2, 4])))
-    for level in range(rng.choice([0, 1, 1, 1, 2])):
+    for level in range(levels or rng.choice([0, 1, 1, 1, 2, 2, 3])):
+        if level and rng.random() < 0.3:
+            children = (Array(f"part{level}", (Axis("y", 2, rng.random() < 0.7, rng.random() < 0.5),), children),)
         buffer = _memory(rng, f"buffer{level}", children, [None, 8, 12, 16, 24, 32, 48])
         roles = rng.choice([None] * 4 + [("input", "weight"), ("output", "input")])
         children = (replace(buffer, holds=roles, bypass=rng.random() < 0.8),)
-    return Machine(f"tiny-{rng.random()}", 1e9, _memory(rng, "dram", children, [None]))
+    static = rng.choice([0.0, 0.0, 1e-5, 1e-4])
+    return Machine(f"tiny-{rng.random()}", 1e9, _memory(rng, "dram", children, [None]), static_power_w=static)

@@ -17,12 +17,12 @@ from mapper.search.group import Group, Illegal
 LIMIT = {SINGLE: 200, SEVERAL: 400, ONLINE: 400}  # combinations of decisions of a problem, equal mappings included
 
 
-def problem(seed: int, kinds: tuple[str, ...]) -> tuple[Workload, Machine]:
+def problem(seed: int, kinds: tuple[str, ...], levels: int | None = None) -> tuple[Workload, Machine]:
     """A random problem that is neither trivial nor too large to enumerate."""
-    rng = random.Random(f"{seed} {kinds[0]}")
+    rng, most = random.Random(f"{seed} {kinds[0]} {levels or ''}"), LIMIT[kinds] * (10 if levels else 1)
     while True:
-        workload, machine = tiny(rng, rng.choice(kinds)), tiny_machine(rng)
-        if 20 <= sum(size_of(Group(workload, machine, names)) for names in groups(workload, 16)) <= LIMIT[kinds]:
+        workload, machine = tiny(rng, rng.choice(kinds)), tiny_machine(rng, levels)
+        if 20 <= sum(size_of(Group(workload, machine, names)) for names in groups(workload, 16)) <= most:
             return workload, machine
 
 
@@ -37,6 +37,11 @@ def size_of(group: Group) -> int:
 @pytest.mark.parametrize("seed", range(120))
 def test_single_einsums(seed: int):
     agree(*problem(seed, SINGLE))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_three_levels_of_memory(seed: int):
+    agree(*problem(seed, SINGLE, levels=3))
 
 
 @pytest.mark.parametrize("seed", range(60))
