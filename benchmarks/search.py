@@ -17,7 +17,7 @@ from einsum.bind import bind
 from einsum.library import load as load_cascade
 from mapper.search.answer import search
 from mapper.search.group import Group
-from mapper.search.price import ENERGY, Prices, Shapes, rooms
+from mapper.search.price import ENERGY, Metrics, Prices, Shapes
 from mapper.search.solve import Solver, Space, columns
 from studies.mapper.cases import CASES
 
@@ -73,10 +73,12 @@ def throughput() -> float:
     """Points a second: the median of the runs."""
     group, decided, speeds = product(SIDE), template(product(4096)), []
     first, *others = columns(group, "divisors")
+    metrics = Metrics.of(group)
+    room = dict(zip(metrics.names[metrics.busy :], metrics.rooms, strict=True))
     for _ in range(RUNS):
         points, start = 0, time.process_time()
         for at in range(len(first)):
-            points += chunk_costs(group, rooms(group), decided, [first[at : at + 1], *others])[1].size
+            points += chunk_costs(group, room, decided, [first[at : at + 1], *others])[1].size
         speeds.append(points / (time.process_time() - start))
     return median(speeds)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from mapper.search.build import Choice
+from mapper.search.dynamic import Program
 from mapper.search.effort import CLOSE, Limits
-from mapper.search.price import Prices, Shapes
-from mapper.search.several import Program, Several, Skeleton, Terms
+from mapper.search.several import Several
 from mapper.search.single import Single
 
 
@@ -32,33 +32,26 @@ def _singles(space: Single, limit: float) -> Iterator[Choice]:
 
 
 def _severals(space: Several, limit: float) -> Iterator[Choice]:
+    caps = np.array([np.inf, *[limit] * (space.metrics.busy - 1), *space.metrics.rooms]) * (1 + CLOSE)
     for index, skeleton in enumerate(space.skeletons):
-        bound, _ = space._bound(index)
+        bound, _ = space.bound(index)
         order = np.argsort(bound, kind="stable")
         for number in order[bound[order] <= limit * (1 + CLOSE)].tolist():
-            yield from _of_shape(space, skeleton, number, limit)
-
-
-def _of_shape(space: Several, skeleton: Skeleton, number: int, limit: float) -> Iterator[Choice]:
-    tiles = [column[at : at + 1] for column, at in zip(space.columns, space.shapes[:, number], strict=True)]
-    shapes = Shapes.of(space.group.workload, space.group.walked, tiles)
-    program = Program(space, skeleton, Terms(space, skeleton, Prices(space.group, shapes, space.buffers), 1, {}), 0)
-    caps = np.array([np.inf, *[limit] * len(space.busy), *space.room.values()])
-    shape = {r: tuple(int(t) for t in tile[0]) for r, tile in zip(space.group.walked, tiles, strict=True)}
-    for decided in _decisions(program, 0, (), np.zeros(len(caps)), (), caps * (1 + CLOSE)):
-        yield space._choice(decided, shape)
+            program = Program(space.metrics, space.terms(skeleton, np.array([number])), 0)
+            for values, decisions in _decisions(program, 0, (), np.zeros(len(caps)), (), caps):
+                yield space.choice(values, decisions, number)
 
 
 def _decisions(
     program: Program, step: int, live: tuple, values: np.ndarray, made: tuple, caps: np.ndarray
-) -> Iterator[tuple[np.ndarray, tuple]]:
+) -> Iterator[tuple[np.ndarray, list]]:
     """(metrics, decisions) of every way to decide about the Einsums from `step` on that stays below the caps."""
     if step == len(program.group.einsums):
-        yield values, made
+        yield values, list(made)
         return
     e = program.group.einsums[step]
-    for option, chosen, fresh, vector in program.moves(e):
-        total = program._joined(e, option, live, vector)
-        if total is not None and (values + total + program.terms.ranges[0][step + 1, :, 0] <= caps).all():
-            after = tuple(x for x in (*live, *fresh) if program._lives(x[0], step))
-            yield from _decisions(program, step + 1, after, values + total, (*made, (e.name, option, chosen)), caps)
+    moves = program.joined(e, live, program.moves(e))
+    for decided, left, vector in zip(moves.decided, moves.after, moves.vectors, strict=True):
+        if (values + vector + program.terms.ranges[0][step + 1, :, 0] <= caps).all():
+            after = tuple(x for x in live if program.tables.lives(x[0], e.name)) + moves.left[left]
+            yield from _decisions(program, step + 1, after, values + vector, (*made, (e.name, *decided)), caps)

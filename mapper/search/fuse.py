@@ -23,7 +23,7 @@ from mapper.search.build import Choice
 from mapper.search.effort import CLOSE, Stopped
 from mapper.search.explain import explain
 from mapper.search.group import Group, Illegal, final
-from mapper.search.price import ENERGY, Prices, Shapes, resources
+from mapper.search.price import ENERGY, Metrics, Prices, Shapes
 from mapper.search.solve import Solver
 from mapper.tile import storage
 
@@ -320,9 +320,8 @@ def _quick(group: Group) -> Cost:
     """What the group needs at least: its operations on the best units, each tensor of the root memory moved once."""
     tiles = {r: [group.workload.extent(r)] for r in group.walked}
     prices = Prices(group, Shapes(tiles, {r: [1] for r in group.walked}), 1)
-    names = resources(group)
-    busy = np.zeros(len(names))
-    energy = 0.0
+    metrics = Metrics.of(group)
+    names, energy = metrics.names[1 : metrics.busy], 0.0
     spread = np.zeros((len(group.einsums), len(names)))
     for i, e in enumerate(group.einsums):
         each = [_ideal(prices, e, o) for o in group.options[e.name]]
@@ -342,7 +341,7 @@ def _quick(group: Group) -> Cost:
                 port = f"busy {root.name}" if root.shared_port else f"busy {root.name} {detail}"
                 busy[names.index(port)] += size / bandwidth
     latency = float(busy.max(initial=0.0))
-    return Cost(latency * (1 - CLOSE), (energy + group.machine.static_power_w * latency) * (1 - CLOSE))
+    return Cost(latency * (1 - CLOSE), (energy + metrics.static_power_w * latency) * (1 - CLOSE))
 
 
 def _ideal(prices: Prices, e, option) -> dict[str, float]:

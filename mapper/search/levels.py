@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapper.place import own_memory
 from mapper.search.effort import Effort, Limits
 from mapper.search.group import Group, Option, Use
 from mapper.search.places import added_up, at_level, level_orders, upper
-from mapper.search.price import ENERGY, Array, Hold, Prices, Shapes, Vector, add, ceil_div, mesh, resources, rooms
+from mapper.search.price import Array, Hold, Metrics, Prices, Shapes, Vector, add, ceil_div, mesh
 
 KEPT = 1 << 27  # bytes of tables kept
 Level = tuple[Hold | None, ...]  # for each tensor its hold at a level
@@ -93,23 +92,16 @@ class Levels:
         self.group, self.buffers, self.effort = group, buffers, effort
         self.einsum, self.uses = group.einsums[0], tuple(group.uses.values())
         self._root = group.machine.root.name
-        self.room = rooms(group)
-        self.metrics = (ENERGY, *self._resources(), *self.room)
-        self.busy = len(self.metrics) - len(self.room)  # metrics before those of footprints
+        self.metrics = Metrics.of(group)
+        self.busy = self.metrics.busy
         each = [np.array(s if group.levels else (0,)) for s in sizes]
         self.tiles = mesh(each)  # (ranks, shapes)
         self.nests = [s[:, None] % np.maximum(s, 1) == 0 for s in each]  # (tile, tile inside) of a rank
         self._many = self.tiles.shape[1]
         self._at = mesh([np.arange(len(s)) for s in each])
         self._known: dict = {}
-        self._kept = Kept(max(16, KEPT // (8 * len(self.metrics) * self._many)))
+        self._kept = Kept(max(16, KEPT // (8 * len(self.metrics.names) * self._many)))
         effort.space += len(self.options) * math.prod(map(len, self.levels)) * math.prod(map(self._chains, self.nests))
-
-    def _resources(self) -> tuple[str, ...]:
-        """Metrics of what this group can keep busy."""
-        units = {u for o in self.group.options[self.einsum.name] for u in o.unit.split("+")}
-        memories = {self._root, *self.group.levels, *(own_memory(self.group.machine, u).name for u in units)}
-        return tuple(m for m in resources(self.group) if m.split()[1] in units | memories)
 
     @cached_property
     def _inside(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -156,14 +148,9 @@ class Levels:
         both = product(self.options, product(*self.levels))
         yield from (Template(option, levels, len(self.uses)) for option, levels in both)
 
-    def whole(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(latency, energy with static power) from metrics along the first axis."""
-        latency, static = values[1 : self.busy].max(axis=0), self.group.machine.static_power_w
-        return latency, values[0] + static * latency if static else values[0]
-
     def within(self, values: np.ndarray, limits: Limits) -> np.ndarray:
         """Whether bounds leave room below the limits."""
-        latency, energy = self.whole(values)
+        latency, energy = self.metrics.whole(values)
         return np.isfinite(values[0]) & (energy <= limits.energy) & (latency <= limits.latency)
 
     def table(self, template: Template, level: int) -> Table:
@@ -175,7 +162,7 @@ class Levels:
         )
 
     def _table(self, level: int, holds: Level, around, fresh, option: Option) -> Table:
-        once, fits, again = np.zeros((len(self.metrics), self._many)), np.True_, {}
+        once, fits, again = np.zeros((len(self.metrics.names), self._many)), np.True_, {}
         for use, hold, outer, first in zip(self.uses, holds, around, fresh, strict=True):
             if hold:
                 fits = fits & (self.prices[level].hold_fits(use, hold) if first else True)
@@ -183,7 +170,7 @@ class Levels:
                 here[0].add_to(once)
                 if ranks:
                     here[1].add_to(again.setdefault(ranks, np.zeros_like(once)))
-        fits = fits & (once[self.busy :] <= np.array(list(self.room.values()))[:, None]).all(axis=0)
+        fits = fits & (once[self.busy :] <= self.metrics.rooms[:, None]).all(axis=0)
         tables = [np.where(fits, t, math.inf) for t in (once, *again.values())]
         self.effort.bounded += self._many
         return Table(tables[0], dict(zip(again, tables[1:], strict=True)))
@@ -219,13 +206,13 @@ class Levels:
         return Shapes(shapes.tile, shapes.count | {rank: count})
 
     def _piece(self, vector: Vector, fits: Array = True) -> Piece:
-        rows = [i for i, metric in enumerate(self.metrics) if metric in vector or i == 0]
+        rows = [i for i, metric in enumerate(self.metrics.names) if metric in vector or i == 0]
         values = np.zeros((len(rows), self._many))
         for i, row in enumerate(rows):
-            values[i] = vector.get(self.metrics[row], 0.0)
+            values[i] = vector.get(self.metrics.names[row], 0.0)
         if fits is not True:
             values[:, ~np.broadcast_to(fits, self._many)] = math.inf
-        least = np.zeros(len(self.metrics))
+        least = np.zeros(len(self.metrics.names))
         least[rows] = values.min(axis=1)
         return Piece(rows, values, least[: self.busy])
 
@@ -236,7 +223,7 @@ class Levels:
         return self._kept.get(key, lambda: self._leaf(*key))
 
     def _leaf(self, option: Option, sources: tuple[str, ...], unheld: tuple[bool, ...]) -> np.ndarray:
-        total = np.zeros((len(self.metrics), self._many))
+        total = np.zeros((len(self.metrics.names), self._many))
         for piece in self._pieces(option, sources):
             piece.add_to(total)
         fits = np.isfinite(total[0])

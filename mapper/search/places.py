@@ -72,13 +72,19 @@ def _outside(order: tuple[str, ...], ranks: tuple[str, ...]) -> frozenset[str]:
 
 def upper(group: Group, option: Option, memory: str) -> tuple[tuple[str, str, int], ...]:
     """How an option spreads over the axes above a memory: (axis, rank, coordinates each instance takes at once)."""
-    above = {f"{array}.{axis.name}" for array, axis in group.machine.axes(memory)}
-    inside = lambda axis, rank: [
-        group.machine.axis(a).size for a in option.over(rank)[option.over(rank).index(axis) + 1 :]
-    ]
-    return tuple((axis, rank, math.prod(inside(axis, rank))) for axis, rank in option.spread if axis in above)
+    key = ("upper", option, memory)
+    if key not in group.facts:
+        above = {f"{array}.{axis.name}" for array, axis in group.machine.axes(memory)}
+        inside = lambda axis, rank: [
+            group.machine.axis(a).size for a in option.over(rank)[option.over(rank).index(axis) + 1 :]
+        ]
+        group.facts[key] = tuple((a, r, math.prod(inside(a, r))) for a, r in option.spread if a in above)
+    return group.facts[key]
 
 
 def below(group: Group, option: Option, memory: str) -> bool:
     """Whether the option's unit stands below a memory."""
-    return memory in (node.name for node in group.machine.path(option.unit.split("+")[0]))
+    key = ("below", option.unit, memory)
+    if key not in group.facts:
+        group.facts[key] = memory in (node.name for node in group.machine.path(option.unit.split("+")[0]))
+    return group.facts[key]

@@ -367,15 +367,31 @@ def add(vector: Vector, other: Vector) -> None:
         vector[metric] = vector.get(metric, 0.0) + value
 
 
-def rooms(group: Group) -> dict[str, float]:
-    """Metric of a memory's footprint -> its capacity."""
-    sizes = {m: group.machine.memory(m).capacity_bytes for m in (*group.levels, *group.registers)}
-    return {f"held {m}": size for m, size in sizes.items() if size is not None}
+@dataclass(frozen=True)
+class Metrics:
+    """What a choice is measured by: energy, the time of each unit and memory port, the bytes held in each memory."""
 
+    names: tuple[str, ...]
+    busy: int  # those before the bytes held
+    rooms: np.ndarray  # capacities of the memories, bytes
+    static_power_w: float
 
-def resources(group: Group) -> tuple[str, ...]:
-    """Metrics of what can be busy: units and memory ports."""
-    units = [u.name for u in group.machine.units]
-    ports = [p for m in group.machine.memories for p in (m.name, f"{m.name} read", f"{m.name} write")]
-    limited = {m.name for m in group.machine.memories if m.read_bytes_per_s or m.write_bytes_per_s}
-    return tuple(f"busy {name}" for name in (*units, *(p for p in ports if p.split()[0] in limited)))
+    @staticmethod
+    def of(group: Group) -> Metrics:
+        """Those that the group can have."""
+        machine, options = group.machine, [o for options in group.options.values() for o in options]
+        units = dict.fromkeys(u for o in options for u in o.unit.split("+"))
+        own = [own_memory(machine, u).name for u in units]
+        memories = dict.fromkeys((machine.root.name, *group.levels, *group.registers, *own))
+        ports = [m for m in memories if machine.memory(m).read_bytes_per_s or machine.memory(m).write_bytes_per_s]
+        ported = [p for m in ports for p in ([m] if machine.memory(m).shared_port else [f"{m} read", f"{m} write"])]
+        sizes = {m: machine.memory(m).capacity_bytes for m in (*group.levels, *group.registers)}
+        held = {f"held {m}": size for m, size in sizes.items() if size is not None}
+        first = (ENERGY, *(f"busy {name}" for name in (*units, *ported)))
+        return Metrics((*first, *held), len(first), np.array(list(held.values())), machine.static_power_w)
+
+    def whole(self, values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(latency, energy with static power) from metrics, with or without bytes held, along an axis."""
+        first = np.moveaxis(values, axis, 0)
+        latency = first[1 : self.busy].max(axis=0, initial=0.0)
+        return latency, first[0] + self.static_power_w * latency if self.static_power_w else first[0]

@@ -71,19 +71,19 @@ class Single(Levels):
         holds = {
             use.tensor: tuple(filter(None, (level[i] for level in template.levels))) for i, use in enumerate(self.uses)
         }
-        latency, energy = self.whole(costs)
+        latency, energy = self.metrics.whole(costs)
         values = float(latency), float(energy), float(costs[self.busy :].sum())
         return Choice(self.group, {self.einsum.name: template.option}, holds, shape, *values)
 
     def _ranked(self, values: np.ndarray, minimise: str) -> tuple[np.ndarray, np.ndarray]:
         """(what is minimised, the other) of latency and energy."""
-        latency, energy = self.whole(values)
+        latency, energy = self.metrics.whole(values)
         return (latency, energy) if minimise == "latency" else (energy, latency)
 
     def points(self, template: Template, minimise: str, limits: Callable[[], Limits]) -> Iterator[Points]:
         """All points within the limits, which may shrink meanwhile, about in the order of what is minimised."""
         if self.group.levels:
-            nothing = np.zeros((0, 1), dtype=int), np.zeros((len(self.metrics), 1))
+            nothing = np.zeros((0, 1), dtype=int), np.zeros((len(self.metrics.names), 1))
             yield from self._inwards(template, *nothing, minimise, limits)
         else:
             yield np.zeros((0, 1), dtype=int), self.leaf(template)
