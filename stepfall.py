@@ -35,6 +35,7 @@ _SOURCE_OF = {  # name -> module:attribute
     "Cascade": "einsum.cascade:Cascade",
     "InputError": "einsum.problems:InputError",
     "Problem": "einsum.problems:Problem",
+    "Routing": "einsum.occupancy:Routing",
     "Workload": "einsum.cascade:Workload",
     "analyse": "einsum.analysis:analyse",
     "bind": "einsum.bind:bind",
@@ -43,6 +44,7 @@ _SOURCE_OF = {  # name -> module:attribute
     "load_cascade": "einsum.library:load",
     "parse": "einsum.parse:parse",
     "passes": "einsum.passes:passes",
+    "read_routing": "einsum.occupancy:read",
     "show_cascade": "einsum.show:show",
     # models made of it
     "Model": "studies.models:Model",
@@ -69,6 +71,8 @@ _SOURCE_OF = {  # name -> module:attribute
     "SearchSpace": "mapper.search.solve:Space",
     "show_mapping": "mapper.show:show",
     # what happens in time
+    "Bottleneck": "sim.bottleneck:Bottleneck",
+    "bottleneck": "sim.bottleneck:bottleneck",
     "simulate": "sim.run:simulate",
     # the command line
     "main": "studies.cli:main",

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from einsum.cascade import Cascade, Workload
-from einsum.domain import Space, count, spaces
+from einsum.domain import Space, count, points, spaces
 from einsum.ops import is_view, operation_classes
 from einsum.passes import Passes, partitions, passes
 from einsum.touched import touched
@@ -136,9 +136,9 @@ def _works(workload: Workload, found: Mapping[str, Space]) -> Iterator[EinsumWor
         if is_view(einsum):
             continue
         inside = found[einsum.name].inside
-        points = count(einsum.ranks, inside.forms, workload)
-        operations = {op_class: n * points for op_class, n in operation_classes(einsum).items()}
-        yield EinsumWork(einsum.name, points, operations, inside.doubt)
+        n = points(einsum, inside, workload)
+        operations = {op_class: each * n for op_class, each in operation_classes(einsum).items()}
+        yield EinsumWork(einsum.name, n, operations, inside.doubt)
 
 
 def _uses(workload: Workload, found: dict[str, Space]) -> Iterator[TensorUse]:

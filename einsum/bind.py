@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from numbers import Integral
 
+import numpy as np
+
 from einsum.cascade import DTYPE_BITS, Apply, Cascade, Expr, Name, Num, Workload, walk
 from einsum.problems import InputError, Problem, suggest
 from einsum.show import show_expr
@@ -25,20 +27,29 @@ _ARITHMETIC = {
 }
 
 
-def bind(cascade: Cascade, sizes: Mapping[str, int], dtypes: Mapping[str, str] | None = None) -> Workload:
+def bind(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    dtypes: Mapping[str, str] | None = None,
+    given: Mapping[str, np.ndarray] | None = None,
+) -> Workload:
     """Give every free size a number and, where they differ from the text, tensors a type.
 
-    The key `*` of `dtypes` stands for every tensor of a floating-point type; a tensor's own name wins over it.
+    The key `*` of `dtypes` stands for every tensor of a floating-point type; a tensor's own name wins over it. `given`
+    are inputs whose values are known (`Workload.given`).
     Raises `InputError` with every missing, unknown or non-positive size and every unknown tensor or type.
     """
     dtypes = dtypes or {}
-    problems = [*_given(cascade, sizes), *_types(cascade, dtypes)]
+    problems = [*_sizes(cascade, sizes), *_types(cascade, dtypes)]
     if problems:
         raise InputError(problems)
     every = dtypes.get("*")
     types = {t.name: t.dtype if t.dtype in WHOLE else every or t.dtype for t in cascade.tensors}
     types |= {name: dtype for name, dtype in dtypes.items() if name != "*"}
-    return Workload(cascade, _evaluated(cascade, sizes), types)
+    workload = Workload(cascade, _evaluated(cascade, sizes), types, dict(given or {}))
+    if problems := list(_given(workload)):
+        raise InputError(problems)
+    return workload
 
 
 def evaluate_size(expr: Expr, sizes: Mapping[str, int]) -> Fraction:
@@ -54,7 +65,16 @@ def evaluate_size(expr: Expr, sizes: Mapping[str, int]) -> Fraction:
             raise TypeError(f"not a size expression: {expr}")
 
 
-def _given(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Problem]:
+def _given(workload: Workload) -> Iterator[Problem]:
+    path, inputs = f"given to {workload.cascade.name}", workload.cascade.inputs
+    for name, value in workload.given.items():
+        if name not in inputs:
+            yield Problem("no such input", path=path, got=name, hint=suggest(name, inputs))
+        elif value.shape != (shape := tuple(map(workload.extent, workload.cascade.tensor[name].ranks))):
+            yield Problem(f"{name} must have shape {shape}", path=path, got=str(value.shape))
+
+
+def _sizes(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Problem]:
     path = f"sizes of {cascade.name}"
     defined = dict(cascade.sizes)
     missing = [name for name in cascade.free_sizes if name not in sizes]

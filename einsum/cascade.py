@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DTYPE_BITS = {
     "fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "e4m3": 8, "e5m2": 8, "int32": 32, "int8": 8,
@@ -176,11 +180,15 @@ class Cascade:
 
 @dataclass(frozen=True)
 class Workload:
-    """A cascade with every size a number and every tensor a type; made by `einsum.bind.bind`."""
+    """A cascade with every size a number and every tensor a type; made by `einsum.bind.bind`.
+
+    `given` are inputs whose values are known, such as lengths: the occupancy of ragged ranks (SEMANTICS 1.12).
+    """
 
     cascade: Cascade
     sizes: Mapping[str, int]  # every size symbol, defined ones included
     dtypes: Mapping[str, str]  # every tensor
+    given: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     def extent(self, rank: str) -> int:
         """Number of coordinates of a rank variable."""

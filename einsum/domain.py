@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from einsum.affine import Affine, affine, constraints
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Workload, walk
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Workload, rank_variables, walk
 from einsum.ops import OPS, empty_init
 from einsum.show import show_expr, show_guard
 
@@ -42,7 +42,20 @@ def existing_points(workload: Workload) -> dict[str, int]:
     Einsum is taken to exist.
     """
     found = spaces(workload)
-    return {e.name: count(e.ranks, found[e.name].inside.forms, workload) for e in workload.cascade.einsums}
+    return {e.name: points(e, found[e.name].inside, workload) for e in workload.cascade.einsums}
+
+
+def points(einsum: Einsum, inside: Domain, workload: Workload) -> int:
+    """Points of the iteration space in a domain; a rank that a guard sets equal to data has one coordinate at most."""
+    fixed: list[str] = []
+    for guard in einsum.guards:
+        for side, other in ((guard.left, guard.right), (guard.right, guard.left)):
+            form = affine(side, workload.sizes) if guard.relation == "==" else None
+            rank = form.terms[0][0] if form and len(form.terms) == 1 else ""
+            data = affine(other, workload.sizes) is None and not {rank, *fixed} & set(rank_variables(other))
+            if rank and data and rank not in fixed and not any(form.factor(rank) for form in inside.forms):
+                fixed.append(rank)
+    return count([r for r in einsum.ranks if r not in fixed], inside.forms, workload)
 
 
 def spaces(workload: Workload) -> dict[str, Space]:

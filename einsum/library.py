@@ -7,22 +7,24 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from einsum import moe
 from einsum.cascade import Cascade
 from einsum.parse import parse
 from einsum.problems import InputError, Problem, read_text, suggest
-from einsum.variants import VARIANTS, split, vary
+from einsum.variants import BACKWARD, VARIANTS, split, vary
 
 SUFFIX = ".cascade"
-VARIED = "attention-"  # cascades whose names may be followed by variants
+VARIED = {"attention-": tuple(VARIANTS), "backward-attention": BACKWARD}  # beginning of a name -> variants it may take
 
 
 def library() -> tuple[str, ...]:
-    """Names of the shipped cascades, sorted: each text, and each attention with each variant.
+    """Names of the shipped cascades, sorted: each text, each attention, gate and mixture of experts with each variant
+    that it takes, and the layer of each gate.
 
-    `load` takes attention with several variants, in the order of `einsum.variants.VARIANTS`, as well.
+    `load` takes several variants, in the order of `einsum.variants.VARIANTS` and `einsum.moe`, as well.
     """
-    varied = (f"{stem}-{variant}" for stem in _stems() if stem.startswith(VARIED) for variant in VARIANTS)
-    return tuple(sorted((*_stems(), *varied)))
+    varied = (f"{stem}-{variant}" for stem in _stems() for variant in _variants(stem))
+    return tuple(sorted((*_stems(), *varied, *moe.names(_stems()))))
 
 
 def load(name_or_path: str | Path) -> Cascade:
@@ -44,9 +46,17 @@ def _shipped(name: str) -> Cascade | None:
     stems = _stems()
     if name in stems:
         return parse((_folder() / (name + SUFFIX)).read_text(encoding="utf-8"), name + SUFFIX)
-    found = split(name, tuple(stem for stem in stems if stem.startswith(VARIED)))
-    stem = _shipped(found[0]) if found else None
-    return vary(stem, found[1]) if found and stem else None
+    if name.startswith((moe.GATE, moe.LAYER)):
+        return moe.load(name, stems, load)
+    found = split(name, tuple(filter(_variants, stems)))
+    if found is None or not set(found[1]) <= set(_variants(found[0])):
+        return None
+    stem = _shipped(found[0])
+    return vary(stem, found[1]) if stem else None
+
+
+def _variants(stem: str) -> tuple[str, ...]:
+    return next((variants for beginning, variants in VARIED.items() if stem.startswith(beginning)), ())
 
 
 def _stems() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from einsum.cascade import Apply, Cascade, Einsum, Expr, Num, rank_variables, walk
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Num, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem, suggest
 
@@ -66,7 +66,7 @@ def partitions(cascade: Cascade) -> tuple[tuple[str, ...], ...]:
 def _partition(index: Expr) -> tuple[str, ...]:
     for node in walk(index):
         match node:
-            case Apply("+", (Apply("*"), _)):
+            case Apply("+", (Apply("*"), _)) if not any(isinstance(inner, Access) for inner in walk(node)):
                 return rank_variables(node)
     return ()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from einsum.affine import Affine, affine
-from einsum.cascade import Access, Einsum, Workload, walk
+from einsum.cascade import Access, Einsum, Workload, rank_variables, walk
 from einsum.domain import Domain, Space, access_domain, binding, count, project
 from einsum.ops import is_view
 
@@ -74,7 +74,10 @@ def _direct(einsum: Einsum, access: Access, found: dict[str, Space], workload: W
     outer = project(domain, [r for r in einsum.ranks if r not in names], workload)
     forms = _onto(access, indices, outer.forms, workload)
     if forms is None:
-        return _Read(workload.elements(access.tensor), f"the indices of {access.tensor} in {einsum.name}")
+        ranks = rank_variables(access)
+        places = count(ranks, project(domain, [r for r in einsum.ranks if r not in ranks], workload).forms, workload)
+        most = min(workload.elements(access.tensor), places)
+        return _Read(most, f"the indices of {access.tensor} in {einsum.name}")
     return _Read(count(workload.cascade.tensor[access.tensor].ranks, forms, workload), outer.doubt, forms)
 
 
@@ -105,7 +108,7 @@ def _through_view(view: Einsum, access: Access, read: _Read, found: dict[str, Sp
     inside = found[view.name].inside
     indices = [affine(index, workload.sizes) for index in access.indices]
     if read.forms is None or not _injective(view.output_ranks, indices, workload):
-        return _Read(whole, read.doubt or f"the view {view.name} may name an element twice")
+        return _Read(min(whole, read.elements), read.doubt or f"the view {view.name} may name an element twice")
     within = binding((*read.forms, *inside.forms), workload)
     elements = count(view.output_ranks, within, workload)
     return _Read(elements, read.doubt or inside.doubt, _onto(access, indices, within, workload))

@@ -1,5 +1,8 @@
 """Variants of attention: changes to any cascade that computes AV from Q, K and V through scores QK (SEMANTICS 1.10).
 
+Heads and masks apply to its backward cascades too: what queries share has the sum of their gradients, what is hidden
+has none.
+
 A variant is text added to a cascade's text, or other ranks for its tensors, so that each is written once for all ways
 to compute the softmax.
 """
@@ -10,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from einsum.cascade import Access, Cascade, Einsum, Expr, Name, rank_variables
+from einsum.cascade import DEFAULT_DTYPE, Access, Apply, Cascade, Einsum, Expr, Name, rank_variables, walk
 from einsum.compose import Ranks, reindexed, renamed
 from einsum.parse import parse
 from einsum.show import show, show_einsum, show_expr, show_guard
@@ -28,35 +31,39 @@ class Variant:
     group: str = ""
 
 
-def vary(cascade: Cascade, names: tuple[str, ...]) -> Cascade:
-    """The cascade with variants applied in the given order; its name gets theirs appended."""
+def vary(cascade: Cascade, names: tuple[str, ...], table: Mapping[str, Variant] | None = None) -> Cascade:
+    """The cascade with variants (of attention, or another table's) applied in order; its name gets theirs appended."""
     for name in names:
-        variant = VARIANTS[name]
+        variant = (table or VARIANTS)[name]
         doc = f"{cascade.doc}\n{variant.doc}"
         cascade = replace(variant.change(cascade), name=f"{cascade.name}-{name}", doc=doc)
     return cascade
 
 
-def split(name: str, stems: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
-    """`attention-1pass-gqa-causal` -> its stem and variants; None if these are unknown, out of order or exclusive."""
+def split(
+    name: str, stems: tuple[str, ...], table: Mapping[str, Variant] | None = None
+) -> tuple[str, tuple[str, ...]] | None:
+    """`attention-1pass-gqa-causal` -> its stem and variants (of attention, or another table's); None if these are
+    unknown, out of order or exclusive."""
+    table = table or VARIANTS
     for stem in sorted((s for s in stems if name == s or name.startswith(f"{s}-")), key=len, reverse=True):
         rest, found = name.removeprefix(stem), []
-        for variant in VARIANTS:
-            if rest == f"-{variant}" or (rest.startswith(f"-{variant}-") and not _longer(rest, variant)):
+        for variant in table:
+            if rest == f"-{variant}" or (rest.startswith(f"-{variant}-") and not _longer(rest, variant, table)):
                 found.append(variant)
                 rest = rest.removeprefix(f"-{variant}")
-        groups = [VARIANTS[v].group for v in found if VARIANTS[v].group]
+        groups = [table[v].group for v in found if table[v].group]
         if not rest and len(set(groups)) == len(groups):
             return stem, tuple(found)
     return None
 
 
-def _longer(rest: str, variant: str) -> bool:
+def _longer(rest: str, variant: str, table: Iterable[str]) -> bool:
     """Whether the rest of a name begins with a variant whose name goes on where this one ends."""
-    return any(v.startswith(f"{variant}-") and (f"{rest}-").startswith(f"-{v}-") for v in VARIANTS)
+    return any(v.startswith(f"{variant}-") and (f"{rest}-").startswith(f"-{v}-") for v in table)
 
 
-def _stated(cascade: Cascade, statements: Iterable[str], declare: str = "") -> Cascade:
+def stated(cascade: Cascade, statements: Iterable[str], declare: str = "") -> Cascade:
     """The cascade with other statements and more declarations, as text."""
     head, _ = show(replace(cascade, doc="")).split("\n\n", 1)
     return parse("\n".join((head, declare, *statements)))
@@ -64,7 +71,7 @@ def _stated(cascade: Cascade, statements: Iterable[str], declare: str = "") -> C
 
 def _around(cascade: Cascade, declare: str, first: str, last: str = "") -> Cascade:
     """The cascade with more declarations, and statements in front and at the end."""
-    return _stated(cascade, (first, *map(show_einsum, cascade.einsums), last), declare)
+    return stated(cascade, (first, *map(show_einsum, cascade.einsums), last), declare)
 
 
 def _key(cascade: Cascade) -> Expr:
@@ -90,7 +97,7 @@ def _guard(text: str, declare: str = "") -> Change:
         guard = text.replace("KEY", f"({show_expr(_key(cascade))})")
         guarded = _products(cascade)
         statements = (_with_guard(e, guard) if e.name in guarded else show_einsum(e) for e in cascade.einsums)
-        return _stated(cascade, statements, declare)
+        return stated(cascade, statements, declare)
 
     return change
 
@@ -118,7 +125,7 @@ def _scores(raw: str, text: str, declare: str = "") -> Change:
             statements.append(show_einsum(replace(e, output=replace(e.output, tensor=raw + e.name))))
             statements.append(_filled(text, words))
             declared += _filled(declare, words).splitlines()
-        return _stated(cascade, statements, "\n".join(dict.fromkeys(declared)))
+        return stated(cascade, statements, "\n".join(dict.fromkeys(declared)))
 
     return change
 
@@ -157,9 +164,22 @@ def _key_side(cascade: Cascade) -> set[str]:
 
 
 def _heads(queries: Ranks, keys: Ranks) -> Change:
+    """Other heads for queries and for keys; gradients of keys and values are summed over the queries' heads, last."""
+
     def change(cascade: Cascade) -> Cascade:
-        key_side = _key_side(cascade)
-        return reindexed(cascade, lambda tensor: keys if tensor in key_side else queries)
+        gradients = tuple(cascade.tensor[name] for name in ("DV", "DK") if name in cascade)
+        parts = {t.name: f"P{t.name}" for t in gradients}
+        apart = renamed(cascade, parts)
+        key_side = _key_side(apart)
+        made = reindexed(apart, lambda tensor: keys if tensor in key_side else queries)
+        if not gradients:
+            return made
+        wide = tuple(replace(t, dtype=DEFAULT_DTYPE) if t.name in parts.values() else t for t in made.tensors)
+        shared = {t.name: ",".join(r for rank in t.ranks for r in keys.get(rank, (rank,))) for t in gradients}
+        declare = "\n".join(f"tensor {t.name}[{shared[t.name]}]: {t.dtype}" for t in gradients)
+        ranks = {name: ",".join(made.tensor[part].ranks) for name, part in parts.items()}
+        last = "\n".join(f"{name}[{shared[name]}] = {part}[{ranks[name]}]" for name, part in parts.items())
+        return _around(replace(made, tensors=wide), declare, "", last)
 
     return change
 
@@ -216,6 +236,18 @@ V[b,m,c] = K[b,m,c]"""
     return _around(inner, declare, first, "AV[b,h,p,f] = AL[b,h,p,c] * WUV[h,c,f]")
 
 
+def _logsumexp(cascade: Cascade) -> Cascade:
+    """LSE of a query's scores: the logarithm of the denominator, and the maximum where one was subtracted."""
+    quotients = (x for e in cascade.einsums for x in walk(e.expr) if isinstance(x, Apply) and x.op == "/")
+    denominator = next(x.args[1] for x in quotients if isinstance(x.args[1], Access) and x.args[1].tensor in _MAXIMUM)
+    assert isinstance(denominator, Access)
+    text = f"LSE[{','.join(rank_variables(denominator))}] = log({show_expr(denominator)})"
+    maximum = _MAXIMUM[denominator.tensor]
+    shifted = f" + {show_expr(replace(denominator, tensor=maximum))}" if maximum in cascade else ""
+    return _around(cascade, "", "", text + shifted)
+
+
+_MAXIMUM = {"SD": "GM", "RD": "RM"}  # denominator -> the maximum that its exponentials are relative to
 RELATIVE = """PQKTAGRANKS WHERE = QV[b,HEADS,p,e] * KD[HEADS,p+M-P-KEY,e]
 NEW WHERE = RAW + PQKTAGRANKS"""
 TOPK = """TOPTAGRANKS = topk[KEYS](RAW, KEEP)
@@ -272,4 +304,6 @@ VARIANTS: dict[str, Variant] = {  # in the order in which a name takes them
         _scores("A", TOPK, "tensor TOPTAGRANKS: bool"),
         "Each query sees its KEEP largest scores only (Gupta et al. 2021).",
     ),
+    "lse": Variant(_logsumexp, "LSE, the log-sum-exp of each query's scores, is kept for the backward pass."),
 }
+BACKWARD = ("gqa", "mqa", "causal", "causal-end", "window", "lengths", "blocks")  # those that backward cascades take

@@ -8,7 +8,7 @@ from functools import partial
 
 from arch.machine import Machine
 from einsum.library import load as load_cascade
-from gpu_backend.handwritten.moe import Tiles, fused_moe, routing
+from gpu_backend.handwritten.moe import TRAINED, Tiles, fused_moe
 from gpu_backend.handwritten.paged import cache, paged_decode
 from gpu_backend.job import Point, generated
 from gpu_backend.routine import Routine
@@ -108,8 +108,7 @@ def _paged(machine: Machine) -> Iterator[Point]:
 
 def _experts(machine: Machine) -> Iterator[Point]:
     def make(tiles: Tiles, sizes: Sizes) -> Routine:
-        chosen = routing(sizes["T"], sizes["E"], sizes["K"], seed=0)
-        return fused_moe(sizes, chosen, machine, tiles)
+        return fused_moe(sizes, TRAINED.draw(sizes["T"], sizes["E"], sizes["K"]), machine, tiles)
 
     for model, (hidden, width, count, chosen) in EXPERTS.items():
         for tokens, choices in EXPERT_TILES.items():

@@ -18,6 +18,7 @@ MADE_OF = {  # operation class -> what a kernel computes it from
     "sigmoid": ("mul", "exp", "add", "div"),  # 1 / (1 + exp2(-log2(e) * x))
     "silu": ("mul", "exp", "add", "div"),  # x / (1 + exp2(-log2(e) * x))
     "gelu": ("mul", "mul", "mul", "erf", "add"),  # x * 0.5 * (1 + erf(sqrt(0.5) * x))
+    "compare": (),  # of coordinates: index arithmetic
     "topk": (),  # of each value that is chosen a reduction, which is combines
     "mac": ("mul",),  # outside a matrix product; the additions are combines
 }

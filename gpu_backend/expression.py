@@ -100,6 +100,8 @@ class Expressions:
                 return name
             case Access():
                 return self._wide(expr, axes)
+            case Apply("eq", (Name(rank), Access() as whole)):
+                return f"tl.where({align(rank, (rank,), axes)} == {self._read(whole, axes)}, 1.0, 0.0)"
             case Apply("exp", (arg,)):
                 inside = self._exponent(arg, axes)
                 scaled = f"({inside}) * {LOG2E!r}" if needs_factor(arg, self._plan.scaled) else inside
@@ -118,9 +120,11 @@ class Expressions:
         raise InputError(refusal(str(expr), "an expression of another kind"))
 
     def _exponent(self, expr: Expr, axes: tuple[str, ...]) -> str:
-        """An exponent; where rows may be empty, a maximum that is still -inf is not subtracted from -inf."""
+        """An exponent; where rows may be empty, a computed maximum that is still -inf is not subtracted from -inf."""
         match expr:
-            case Apply("-", (left, Access() as maximum)) if self._hollow:
+            case Apply("-", (left, Access() as maximum)) if (
+                self._hollow and maximum.tensor in self._plan.workload.cascade
+            ):
                 text = self._read(maximum, axes)
                 return f"{self._expression(left, axes)} - tl.where({text} == {number(-math.inf)}, 0.0, {text})"
         return self._expression(expr, axes)

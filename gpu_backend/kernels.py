@@ -9,7 +9,9 @@ HEADS = {"B": 1, "H": 2, "E": 32, "F": 32}
 SQUARE = HEADS | {"P": 128, "M": 128}
 RAGGED = HEADS | {"P": 100, "M": 130}
 SHARED = {"B": 1, "G": 2, "R": 2, "E": 32, "F": 32, "P": 64, "M": 128}
+SHARED_RAGGED = SHARED | {"P": 100, "M": 100}
 GROUPS = {"S": 200, "E": 3, "T": 64, "D": 96, "F": 64}
+BACKWARD = "backward-attention-recompute"
 FULL = {"B": 1, "H": 2, "P": 256, "M": 256, "E": 64, "F": 64}
 
 KERNELS: dict[str, tuple[str, str, dict[str, int]]] = {  # name -> (cascade, mapping, sizes)
@@ -23,7 +25,7 @@ KERNELS: dict[str, tuple[str, str, dict[str, int]]] = {  # name -> (cascade, map
     "flash-attention-bias-causal": ("attention-1pass-causal-bias", "flash-attention", RAGGED),
     "flash-attention-lengths": ("attention-1pass-lengths", "flash-attention", SQUARE | {"B": 2}),
     "flash-attention-gqa": ("attention-1pass-gqa", "flash-attention", SHARED),
-    "flash-attention-gqa-causal": ("attention-1pass-gqa-causal", "flash-attention", SHARED | {"P": 100, "M": 100}),
+    "flash-attention-gqa-causal": ("attention-1pass-gqa-causal", "flash-attention", SHARED_RAGGED),
     "flash-attention-gqa-lengths": ("attention-1pass-gqa-lengths", "flash-attention", SHARED | {"B": 2}),
     "flash-attention-gqa-prefill": ("attention-1pass-gqa-causal-end", "flash-attention", SHARED | {"P": 50, "M": 170}),
     "flash-attention-gqa-window": ("attention-1pass-gqa-window", "flash-attention", SHARED | {"P": 128, "W": 50}),
@@ -32,6 +34,14 @@ KERNELS: dict[str, tuple[str, str, dict[str, int]]] = {  # name -> (cascade, map
     "flash-attention-mqa": ("attention-1pass-mqa", "flash-attention", SQUARE),
     "flash-attention-mqa-causal": ("attention-1pass-mqa-causal", "flash-attention", RAGGED),
     "flash-attention-mqa-window": ("attention-1pass-mqa-window", "flash-attention", SQUARE | {"W": 70}),
+    "flash-attention-lse": ("attention-1pass-lse", "flash-attention", SQUARE),
+    "flash-attention-lse-causal": ("attention-1pass-causal-lse", "flash-attention", RAGGED),
+    "flash-attention-backward": (BACKWARD, "flash-attention-backward", RAGGED),
+    "flash-attention-backward-causal": (f"{BACKWARD}-causal", "flash-attention-backward", SQUARE),
+    "flash-attention-backward-prefill": (f"{BACKWARD}-causal-end", "flash-attention-backward", RAGGED | {"M": 170}),
+    "flash-attention-backward-gqa": (f"{BACKWARD}-gqa-causal", "flash-attention-backward", SHARED_RAGGED),
+    "flash-attention-backward-mqa": (f"{BACKWARD}-mqa", "flash-attention-backward", RAGGED | {"H": 3}),
+    "flash-attention-backward-window": (f"{BACKWARD}-window", "flash-attention-backward", RAGGED | {"M": 100, "W": 40}),
     "flash-decode": ("attention-flashdecode", "gpu-decode", HEADS | {"P": 16, "M": 500}),
     "flash-decode-empty-parts": ("attention-flashdecode", "gpu-decode", HEADS | {"P": 16, "M": 100}),
     "flash-decode-speculative": ("attention-flashdecode-causal-end", "gpu-decode", HEADS | {"P": 16, "M": 500}),
@@ -80,9 +90,13 @@ KERNELS: dict[str, tuple[str, str, dict[str, int]]] = {  # name -> (cascade, map
     "softmax-wide": ("softmax", "gpu-rows", {"T": 20, "N": 500}),
     "layer-norm": ("layer-norm", "gpu-rows", {"T": 40, "D": 100}),
     "layer-norm-even": ("layer-norm", "gpu-rows", {"T": 50, "D": 256}),
+    "layer-norm-stats": ("layer-norm-stats", "gpu-rows", {"T": 40, "D": 100}),
     "rms-norm": ("rms-norm", "gpu-rows", {"T": 40, "D": 128}),
     "rms-norm-ragged": ("rms-norm", "gpu-rows", {"T": 30, "D": 200}),
     "cross-entropy": ("cross-entropy", "gpu-rows", {"T": 40, "V": 100}),
+    "cross-entropy-backward": ("backward-cross-entropy", "gpu-rows", {"T": 40, "V": 300}),
+    "layer-norm-backward": ("backward-layer-norm", "gpu-row-blocks", {"B": 3, "T": 40, "D": 100}),
+    "layer-norm-backward-even": ("backward-layer-norm", "gpu-row-blocks", {"B": 20, "T": 32, "D": 256}),
     "gate-softmax-topk": ("gate-softmax-topk", "gpu-rows", {"T": 40, "E": 64, "K": 8}),
     "gate-topk-softmax": ("gate-topk-softmax", "gpu-rows", {"T": 40, "E": 60, "K": 4}),
     "gate-sigmoid-topk": ("gate-sigmoid-topk", "gpu-rows", {"T": 40, "E": 256, "K": 8}),

@@ -22,7 +22,7 @@ from mapper.tile import chosen
 DTYPES = ("bf16", "fp16", "fp32", "tf32", "e4m3", "e5m2", "int32")
 COMPOUND = ("sigmoid", "silu", "gelu")  # each made of several operations
 FUNCTIONS = ("exp", "sqrt", "log", *COMPOUND)
-OPERATIONS = ("+", "-", "*", "/", "max", "min", *FUNCTIONS)
+OPERATIONS = ("+", "-", "*", "/", "max", "min", "eq", *FUNCTIONS)
 REDUCTIONS = ("add", "max", "min")
 MIN_DOT = 16  # smallest side of a block that a matrix unit takes
 MIN_SUM = 32  # least that a product of 8-bit factors adds up
@@ -171,7 +171,9 @@ def _einsum_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
             yield refusal(einsum.name, f"operations are {' '.join(OPERATIONS)}", operation.op)
         elif operation.op in COMPOUND and not isinstance(operation.args[0], Access):
             yield refusal(einsum.name, f"{operation.op} is applied to a tensor", show_expr(operation))
-        own = made.axes(*(n for n in walk(operation) if isinstance(n, Access)))
+        elif operation.op == "eq" and not _is_one_hot(made, operation):
+            yield refusal(einsum.name, "eq compares a coordinate with an int32 element", show_expr(operation))
+        own = made.axes(operation)
         if own and own != made.axes(einsum.output, *map(Name, einsum.reduced)):
             what = "an operation that does not vary along all the Einsum's ranks needs an Einsum of its own"
             yield refusal(einsum.name, what, show_expr(operation))
@@ -186,6 +188,13 @@ def _einsum_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:
     yield from _reduction_problems(made, einsum)
     for guard in einsum.guards:
         yield from _guard_problems(made, einsum, guard)
+
+
+def _is_one_hot(made: Plan, operation: Apply) -> bool:
+    """Whether it is 1 at the coordinate that a tensor names, and 0 elsewhere."""
+    rank, chosen_by = operation.args
+    whole = isinstance(chosen_by, Access) and made.workload.dtypes[chosen_by.tensor] == "int32"
+    return whole and isinstance(rank, Name) and rank.name in made.tiles
 
 
 def _choice_problems(made: Plan, einsum: Einsum) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum.cascade import Access, Apply, Einsum, Expr, Guard, Name, Num, factors, rank_variables
+from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Num, factors, rank_variables
 from einsum.ops import REDUCE_OPS
 from einsum.problems import InputError
 from gpu_backend.hollow import every_row_has_a_point, leaves_rows_empty
@@ -99,9 +99,9 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[Access | str, Missing])
         return Missing((Guard(einsum.output, ">", Num(0)),), 0.0)
     inherited = dict.fromkeys(c for m in operands.values() for c in m.conditions)
     conditions = tuple(dict.fromkeys((*inherited, *einsum.guards)))
-    outputs = tuple(r for name in plan.workload.cascade.outputs for r in plan.workload.cascade.tensor[name].ranks)
+    outputs = _final_ranks(plan.workload.cascade, einsum.name)
     own, gone = [g for g in einsum.guards if g not in inherited], _everywhere(einsum.expr, operands)
-    held = None if own else gone
+    held = _everywhere(einsum.expr, operands, own=True) if own else gone
     crossed = [c for c in conditions if _crosses(c, einsum)]
     if crossed and not every_row_has_a_point(plan.workload, conditions, outputs):
         raise InputError(refusal(einsum.name, "a result without any point, which would not be a number"))
@@ -112,6 +112,14 @@ def _computed(plan: Plan, einsum: Einsum, found: Mapping[Access | str, Missing])
         return Missing()
     wanted = _wanted(plan, einsum.name, left)
     return Missing(left, held) if wanted in (None, held) else Missing(left, wanted, masked=True)
+
+
+def _final_ranks(cascade: Cascade, name: str) -> tuple[str, ...]:
+    """Ranks of the outputs that are made of an Einsum."""
+    made = {name}
+    while grown := {e.name for e in cascade.einsums if e.name not in made and made & {a.tensor for a in e.reads}}:
+        made |= grown
+    return tuple(dict.fromkeys(r for n in cascade.outputs if n in made for r in cascade.tensor[n].ranks))
 
 
 def _wanted(plan: Plan, tensor: str, conditions: tuple[Guard, ...]) -> float | None:
@@ -126,13 +134,15 @@ def _wanted(plan: Plan, tensor: str, conditions: tuple[Guard, ...]) -> float | N
     return None
 
 
-def _everywhere(expr: Expr, operands: Mapping[Access, Missing]) -> Held:
-    """The value wherever at least one operand's point does not exist; None unless it is the same in all such places."""
-    partial = [name for name, m in operands.items() if m.conditions]
+def _everywhere(expr: Expr, operands: Mapping[Access, Missing], own: bool = False) -> Held:
+    """The value wherever at least one operand's point does not exist, or with `own` where a guard of the Einsum is
+    false; None unless it is the same in all such places."""
+    partial = {name: set(m.conditions) for name, m in operands.items() if m.conditions}
     results = []
     for absent in itertools.product((False, True), repeat=len(partial)):
         gone = {name for name, is_absent in zip(partial, absent, strict=True) if is_absent}
-        if gone:
+        along = {name for name in partial if any(partial[other] <= partial[name] for other in gone)}
+        if gone == along and (gone or own):
             results.append(_value(expr, {name: m.held if name in gone else FINITE for name, m in operands.items()}))
     return results[0] if results and all(r == results[0] for r in results) else None
 
@@ -143,6 +153,8 @@ def _value(expr: Expr, held: Mapping[Access, Held]) -> Held:
             return held[expr]
         case Num(value):
             return value
+        case Apply("eq"):
+            return FINITE
         case Apply("exp", (arg,)):
             inside = _value(arg, held)
             if isinstance(inside, float):

@@ -61,13 +61,14 @@ class Trace:
         it is carried along, which is no operation."""
         lanes = [np.broadcast_to(held(x), result.data.shape) for x in operands]
         done = np.logical_and.reduce(lanes)
+        asked = done  # where the result holds no point it needs no operand
         if name in UNIONS:
-            result.attr[HOLDS] = np.logical_or.reduce(lanes)
+            asked = result.attr[HOLDS] = np.logical_or.reduce(lanes)
             added = [x for x, operand in zip(lanes, operands, strict=True) if operand is not own]
             done = np.logical_or.reduce(added or lanes)
         else:
             result.attr[HOLDS] = done
-        back = lambda needed: [_reduced(needed, x.data.shape) for x in operands]
+        back = lambda needed: [_reduced(needed & asked, x.data.shape) for x in operands]
         self._add(result, operands, key, lambda needed: int((needed & done).sum()), back)
 
     def select(self, result: TensorHandle, condition: TensorHandle, left: TensorHandle, right: TensorHandle) -> None:

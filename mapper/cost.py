@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping as Dict
-
-import numpy as np
+from collections.abc import Iterator
 
 from arch.machine import Machine, Memory, Unit
 from einsum.cascade import Workload
@@ -19,13 +17,13 @@ from mapper.mapping import GUARD, Mapping, Phases, Seq
 from mapper.nest import Nest, variants
 from mapper.place import own_memory
 from mapper.result import Result, Row
+from mapper.tile import lengths
 from mapper.work import GroupWork, Transfer, Work, expand, group_works
 
 
-def cost(mapping: Mapping, workload: Workload, machine: Machine, given: Dict[str, np.ndarray] | None = None) -> Result:
-    """The closed-form `Result` of a checked mapping. `given` are tensors of lengths whose values are known: they leave
-    out bytes of what is gathered and of results (SEMANTICS 5.6.2)."""
-    groups, exist = group_works(mapping, workload, machine, given), existing_points(workload)
+def cost(mapping: Mapping, workload: Workload, machine: Machine) -> Result:
+    """The closed-form `Result` of a checked mapping."""
+    groups, exist = group_works(mapping, workload, machine), existing_points(workload)
     rows: list[Row] = []
     latency = 0.0
     for group in groups:
@@ -52,14 +50,18 @@ def _group_rows(group: GroupWork, exist: dict[str, int], machine: Machine) -> It
 
 def _work_rows(group: GroupWork, work: Work, existing: int, machine: Machine) -> Iterator[Row]:
     issued = group.total(work.when, work.points)
-    outputs = math.prod(group.nest.extent(rank) for rank in work.einsum.output_ranks)
     useful = min(existing, _points_of_tiles(group, work))
     for name, n in work.classes.items():
         yield Row("operations", n * issued, work.name, place=work.unit.name, detail=name, boundary="issued")
         yield Row("operations", n * useful, work.name, place=work.unit.name, detail=name, boundary="useful")
     if work.einsum.reduced and work.classes:
-        tiles = group.total(work.when, (((), outputs),))
-        yield Row("combines", issued - tiles, work.name, place=work.unit.name, boundary="issued")
+        yield Row(
+            "combines",
+            issued - group.total(work.when, work.results),
+            work.name,
+            place=work.unit.name,
+            boundary="issued",
+        )
     seconds = group.total(work.when, work.cycles) / work.unit.clock_hz / instances(group, machine)
     yield Row("busy", seconds, work.name, place=work.unit.name)
 
@@ -69,7 +71,7 @@ def _points_of_tiles(group: GroupWork, work: Work) -> float:
     only carry over."""
     if not any(loop.source.extent == GUARD for loop in group.nest.loops):
         return math.inf
-    kinds = variants(group.nest, work.einsum.ranks)
+    kinds = variants(group.nest, work.einsum.ranks, short=lengths(work.einsum, group.nest.workload.given))
     return group.total(work.when, tuple((when, math.prod(n for _, n in box.values())) for when, box in kinds))
 
 

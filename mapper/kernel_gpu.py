@@ -35,6 +35,8 @@ class Kernel:
     fill: str = "dynamic"  # how tiles are dealt out to the SMs; cyclic and sorted: to one thread block each
     group: int = 1  # tiles of the last rank but one that are walked for each tile of the last one, for the L2 cache
     tma: bool = False  # the copy engine moves blocks between device memory and the chip
+    ragged: bool = False  # the grid leaves out tiles behind a length
+    whole: tuple[tuple[str, int], ...] = ()  # ranks in one piece that warps may share, and their extents
 
     @property
     def warps(self) -> int:
@@ -84,7 +86,8 @@ def _group(cascade: Cascade, kernel: Kernel, after: tuple[str, ...], root: str) 
         *_, rows, _ = ranks
         tiles = (*tiles[:-2], kernel.group * tiles[-2], tiles[-1], tiles[-2])
         ranks = (*ranks, rows)
-    grid = Loop(ranks, tiles, over="sm.sm", fill=kernel.fill, holds=outer, body=body)
+    extent = GUARD if kernel.ragged else None
+    grid = Loop(ranks, tiles, over="sm.sm", fill=kernel.fill, extent=extent, holds=outer, body=body)
     return Group(kernel.name, (grid,), after)
 
 
@@ -134,7 +137,7 @@ def _leaf(einsum: Einsum, side: str, kernel: Kernel) -> Compute:
     slow = [c for c in classes if c in SLOW]
     fast = len(slow) < len(classes) or "silu" in classes
     unit = "tensor" if is_product(einsum) else "+".join(("fma",) * fast + ("mufu",) * bool(slow))
-    blocks = {**kernel.grid, **(dict([kernel.loop]) if kernel.loop else {})}
+    blocks = {**dict(kernel.whole), **kernel.grid, **(dict([kernel.loop]) if kernel.loop else {})}
     rows = next((r for r in einsum.ranks if blocks.get(r, 1) >= kernel.warps and r not in einsum.reduced), None)
     fill = "block" if kernel.warps == QUADS else "cyclic"
     loops = (Loop((rows,), (blocks[rows] // kernel.warps,), over="subcore.quad", fill=fill),) if rows else ()

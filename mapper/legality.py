@@ -15,19 +15,14 @@ from einsum.affine import constraints
 from einsum.cascade import Access, Einsum, Workload, rank_variables
 from mapper.mapping import GUARD, Compute, Loop, Node, Order, Phases, Pipe
 from mapper.sites import At, Report, Site, holds, nest, of_type, private
-from mapper.tile import state_rank, storage
+from mapper.tile import length_guards, state_rank, storage
 
 WAVES = ("cyclic", "dynamic", "sorted")  # fills that deal out more iterations than an axis has instances
 
 
 def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Workload, machine: Machine) -> None:
     """4.5 to 4.8: each leaf's loops walk exactly the ranks of its Einsum, on axes above its unit."""
-    bounds = [form for e in workload.cascade.einsums for form in constraints(e, workload.sizes)]
-    for loop in dict.fromkeys(site for leaf in leaves for site in leaf.loops):
-        if loop.node.extent == GUARD and not any(form.factor(rank) for form in bounds for rank in loop.node.ranks):
-            report.add(
-                loop.at, f"`extent: guard`, but no guard of {workload.cascade.name} bounds {','.join(loop.node.ranks)}"
-            )
+    _bounded(report, leaves, workload)
     _coupled_bounds(report, leaves, workload)
     for leaf in leaves:
         einsum = workload.cascade[leaf.node.einsum]
@@ -43,6 +38,28 @@ def check_nest(report: Report, leaves: tuple[Site[Compute], ...], workload: Work
         if all(machine.unit(name).lanes == 1 for name in leaf.node.unit.split("+")):
             _single_points(report, leaf, einsum, tiles, workload)
         _axes(report, leaf, einsum, workload, machine)
+
+
+def _bounded(report: Report, leaves: tuple[Site[Compute], ...], workload: Workload) -> None:
+    """4.5: a guard bounds the rank of a loop with `extent: guard`; of a length, loops around it walk the rank that the
+    length is given for."""
+    einsums = workload.cascade.einsums
+    affine = {rank for e in einsums for form in constraints(e, workload.sizes) for rank, _ in form.terms}
+    lengths = {rank: by for e in einsums for rank, by, _ in length_guards(e)}
+    around = {loop: leaf.loops[: i + 1] for leaf in leaves for i, loop in enumerate(leaf.loops)}
+    for loop, outer in around.items():
+        ranks = loop.node.ranks
+        if loop.node.extent != GUARD or affine & set(ranks):
+            continue
+        tiles = [pair for o in outer for pair in zip(o.node.ranks, o.node.tile, strict=True)]
+        by = [by for rank, by in lengths.items() if rank in ranks]
+        if not by:
+            report.add(loop.at, f"`extent: guard`, but no guard of {workload.cascade.name} bounds {','.join(ranks)}")
+        elif any([tile for rank, tile in tiles if rank in names] != [1] for names in by):
+            what = (
+                f"`extent: guard` by a length of each {','.join(by[0])}, which one loop has to walk one by one before"
+            )
+            report.add(loop.at, what)
 
 
 def _coupled_bounds(report: Report, leaves: tuple[Site[Compute], ...], workload: Workload) -> None:
@@ -63,8 +80,12 @@ def _coupled_bounds(report: Report, leaves: tuple[Site[Compute], ...], workload:
 
 
 def _guards_join(rank: str, loop: Loop, workload: Workload) -> bool:
-    forms = (form for einsum in workload.cascade.einsums for form in constraints(einsum, workload.sizes))
-    return any(form.factor(rank) and any(map(form.factor, loop.ranks)) for form in forms)
+    einsums = workload.cascade.einsums
+    forms = (form for einsum in einsums for form in constraints(einsum, workload.sizes))
+    lengths = (length for einsum in einsums for length in length_guards(einsum))
+    return any(form.factor(rank) and any(map(form.factor, loop.ranks)) for form in forms) or any(
+        rank in by and bounded in loop.ranks for bounded, by, _ in lengths
+    )
 
 
 def _foreign_ranks(

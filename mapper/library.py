@@ -11,11 +11,12 @@ from arch.machine import Machine
 from einsum.bind import bind
 from einsum.cascade import Cascade, Workload
 from einsum.problems import InputError, Problem, suggest
-from mapper import baselines, fusemax, library_gpu
+from mapper import backward, baselines, fusemax, library_gpu, rows
 from mapper.fusemax import Sizes
 from mapper.mapping import Mapping
 
 SPATIAL = ("buffer", "pe_2d", "pe_1d")  # nodes that the mappings of spatial accelerators place data and work on
+TPU = ("cores", "local_buffer", "scalar")
 GPU = ("sm", "smem", "subcore", "registers", "tensor", "fma", "mufu")
 Generator = Callable[[Cascade, Machine, Sizes], Mapping]
 
@@ -33,7 +34,8 @@ def make(name: str, cascade: Cascade, machine: Machine, sizes: Sizes) -> tuple[M
     if name not in _GENERATORS:
         raise InputError(Problem("unknown mapping", got=name, hint=suggest(name, names())))
     nodes = [node.name for node in machine.nodes()]
-    missing = [n for n in (GPU if name in library_gpu.GENERATORS else SPATIAL) if n not in nodes]
+    needed = GPU if name in library_gpu.GENERATORS else TPU if name == "tpu-rows" else SPATIAL
+    missing = [n for n in needed if n not in nodes]
     if missing:
         what = f"{name} needs a machine with {', '.join(missing)}"
         raise InputError(Problem(what, path="machine", got=machine.name))
@@ -57,6 +59,10 @@ _GENERATORS: dict[str, Generator] = {
     "fusemax-architecture": fusemax.architecture,
     "fusemax-cascade": fusemax.cascade_only,
     "fusemax-greedy": fusemax.oldest_first,
+    "fusemax-backward": backward.fusemax_backward,
+    "fusemax-backward-recompute": backward.fusemax_backward_recompute,
+    "fusemax-rows": rows.fusemax_rows,
+    "tpu-rows": rows.tpu_rows,
     "flat": baselines.flat,
     "unfused": baselines.unfused,
     "linear": baselines.linear,

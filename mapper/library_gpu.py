@@ -13,9 +13,12 @@ from arch.machine import Machine
 from einsum.cascade import Access, Cascade, rank_variables, walk
 from einsum.ops import is_view
 from einsum.problems import InputError, Problem
+from mapper.experts import fused_moe
 from mapper.fusemax import sizes_of
 from mapper.kernel_gpu import Kernel, Sizes, is_product, mapped, power_of_two
 from mapper.mapping import Mapping
+
+LINE = 128  # columns of a block of what is computed element by element
 
 
 def _names(cascade: Cascade) -> tuple[str, ...]:
@@ -29,7 +32,7 @@ def _needs(mapping: str, what: str, given: object) -> None:
         raise InputError(Problem(f"{mapping} maps {what}", path="mapping"))
 
 
-def _guards(cascade: Cascade, rank: str) -> bool:
+def bounded_by_guards(cascade: Cascade, rank: str) -> bool:
     """Whether a guard without data bounds the rank."""
     for guard in (g for e in cascade.einsums for g in e.guards):
         nodes = (*walk(guard.left), *walk(guard.right))
@@ -65,7 +68,7 @@ def flash_attention(
         _heads(cascade, output, {rows: block_m}),
         ("m1", 1),
         stages,
-        guarded=_guards(cascade, "m1"),
+        guarded=bounded_by_guards(cascade, "m1"),
         fill=fill,
         tma=tma,
     )
@@ -87,7 +90,7 @@ def decode(
     cut = names.index("GM")
     grid = _heads(cascade, "AV", {"p": block_m})
     split = {r: t for r, t in grid.items() if r != "p"} | {"m2": 1, "p": block_m}
-    parts = Kernel("parts", names[:cut], split, ("m1", 1), guarded=_guards(cascade, "m1"))
+    parts = Kernel("parts", names[:cut], split, ("m1", 1), guarded=bounded_by_guards(cascade, "m1"))
     combine = Kernel("combine", names[cut:], grid)
     return mapped("gpu-decode", cascade, machine, (parts, combine), {"M0": block_n, "M2": splits})
 
@@ -95,7 +98,7 @@ def decode(
 def rows(cascade: Cascade, machine: Machine, sizes: Sizes, block: int = 16) -> Mapping:
     """Whole rows on chip: a block of the output's rows for each thread block, everything else in one piece.
 
-    Ranks that are no power of two are covered by the next one.
+    Ranks that are no power of two are covered by the next one. A rank that nothing reduces is cut into blocks.
     """
     output = cascade.outputs[0]
     ranks = cascade.tensor[output].ranks
@@ -103,8 +106,30 @@ def rows(cascade: Cascade, machine: Machine, sizes: Sizes, block: int = 16) -> M
     grid = dict.fromkeys(outer, 1) | {lead: block}
     whole = tuple(r for r in cascade.ranks if r not in grid)
     extents = dict(zip(whole, sizes_of(sizes, " ".join(r.upper() for r in whole)), strict=True))
-    ragged = {r: power_of_two(n) for r, n in extents.items() if n & (n - 1)}
+    gathered = {r for e in cascade.einsums for r in (*e.reduced, *(e.topk.ranks if e.topk else ()))}
+    covered = {r: power_of_two(n) for r, n in extents.items()}
+    cut = {r: n if r in gathered else min(n, LINE) for r, n in covered.items()}
+    ragged = {r: n for r, n in cut.items() if n != extents[r]}
     return mapped("gpu-rows", cascade, machine, (Kernel("rows", _names(cascade), grid | ragged),), {})
+
+
+def row_blocks(cascade: Cascade, machine: Machine, sizes: Sizes, block: int = 16) -> Mapping:
+    """Rows in blocks b: a thread block walks the rows of its block, whole, and keeps what it sums over them.
+
+    What is summed over the blocks comes from a second kernel, whose thread blocks split the columns.
+    """
+    _needs("gpu-row-blocks", "rows t of columns d in blocks b", {"b", "t", "d"} == set(cascade.ranks))
+    blocks, columns = sizes_of(sizes, "B D")
+    names = _names(cascade)
+    sums = tuple(n for n in names if "b" in cascade[n].reduced)
+    wide = power_of_two(columns)
+    ragged = {"d": wide} if wide > columns else {}
+    each = tuple(n for n in names if n not in sums)
+    kernels = (
+        Kernel("rows", each, {"b": 1, **ragged}, ("t", block), whole=(("d", columns),)),
+        Kernel("sums", sums, {"d": min(wide, LINE)}, ("b", min(power_of_two(blocks), block))),
+    )
+    return mapped("gpu-row-blocks", cascade, machine, kernels, {})
 
 
 def unfused(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64) -> Mapping:
@@ -132,7 +157,7 @@ def passes(cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, 
     tiled = "m1" in cascade.ranks
     rank, tile = ("m1", 1) if tiled else ("m", block_n)
     sections = _passes(cascade, rank)
-    grid, guarded = _heads(cascade, "AV", {"p": block_m}), _guards(cascade, rank)
+    grid, guarded = _heads(cascade, "AV", {"p": block_m}), bounded_by_guards(cascade, rank)
     kernels = tuple(
         Kernel(
             f"pass{i + 1}",
@@ -217,15 +242,40 @@ def _products(cascade: Cascade) -> list[tuple[str, ...]]:
     return [tuple(run) for run in runs]
 
 
+def backward_attention(
+    cascade: Cascade, machine: Machine, sizes: Sizes, block_m: int = 64, block_n: int = 64
+) -> Mapping:
+    """FlashAttention-2's backward pass in three kernels: DELTA; DK and DV of a block of keys, over the queries; DQ of a
+    block of queries, over the keys. Both compute the probabilities again. Where query heads share keys, each has DK and
+    DV of its own, which a fourth kernel adds up."""
+    names = _names(cascade)
+    what = "the gradients of attention, with scores QK2 computed again for DQ"
+    _needs("flash-attention-backward", what, {"DELTA", "DK", "DV", "QK2", "DQ"} <= set(names))
+    cut, end = names.index("QK2"), names.index("DQ") + 1
+    queries, heads = _heads(cascade, "DQ", {"p": block_m}), _heads(cascade, names[cut - 1], {"m": block_n})
+    kernels = [
+        Kernel("delta", names[:1], queries),
+        Kernel("keys", names[1:cut], heads, ("p", block_m), guarded=bounded_by_guards(cascade, "p")),
+        Kernel("queries", names[cut:end], queries, ("m", block_n), guarded=bounded_by_guards(cascade, "m")),
+    ]
+    if shared := names[end:]:
+        (rank,) = cascade["DK"].reduced
+        kernels.append(Kernel("heads", shared, _heads(cascade, "DK", {"m": block_n}), (rank, 1)))
+    return mapped("flash-attention-backward", cascade, machine, tuple(kernels), {})
+
+
 GENERATORS: dict[str, Callable[[Cascade, Machine, Sizes], Mapping]] = {
     "flash-attention": flash_attention,
     "flash-attention-persistent": partial(flash_attention, fill="sorted"),
     "flash-attention-tma": partial(flash_attention, tma=True),
+    "flash-attention-backward": backward_attention,
     "gpu-decode": decode,
     "gpu-rows": rows,
+    "gpu-row-blocks": row_blocks,
     "gpu-unfused": unfused,
     "gpu-passes": passes,
     "gpu-gemm": gemm,
+    "gpu-moe": fused_moe,
     "gpu-gemm-grouped": partial(gemm, group=8),
     "gpu-gemm-persistent-tma": partial(gemm, fill="cyclic", tma=True),
 }

@@ -42,7 +42,7 @@ def _order(group: GroupWork, sequence: Sequence[str]) -> Order:
     return Order(tuple((unit, tuple(leaves)) for unit, leaves in units.items()))
 
 
-def _reads(group: GroupWork, name: str) -> list[tuple[str, Access]]:
+def reads(group: GroupWork, name: str) -> list[tuple[str, Access]]:
     """(leaf of the group, access) of what a leaf reads of the others' results."""
     cascade, made = group.nest.workload.cascade, {w.name for w in group.works}
     every = [(storage(cascade, a.tensor), a) for a in dict.fromkeys(cascade[name].reads)]
@@ -52,7 +52,7 @@ def _reads(group: GroupWork, name: str) -> list[tuple[str, Access]]:
 def _sequence(group: GroupWork, stages: Stages) -> tuple[str, ...]:
     """The leaves of one step, those of the newest tile first where the data of the step allow it (SEMANTICS 4.11)."""
     workload: Workload = group.nest.workload
-    waits = {n: {m for m, a in _reads(group, n) if stages[m] - carried(a, workload) == stages[n]} for n in stages}
+    waits = {n: {m for m, a in reads(group, n) if stages[m] - carried(a, workload) == stages[n]} for n in stages}
     left, sequence = sorted(stages, key=stages.__getitem__), []
     while left:
         name = next(n for n in left if waits[n] <= set(sequence))
@@ -63,10 +63,10 @@ def _sequence(group: GroupWork, stages: Stages) -> tuple[str, ...]:
 
 def _time(group: GroupWork, stages: Stages, sequence: Sequence[str]) -> float:
     """Seconds until the first tiles have ended in this order."""
-    waits = {n: [(m, back) for m, a in _reads(group, n) if (back := _tiles_back(group, a)) is not None] for n in stages}
+    waits = {n: [(m, back) for m, a in reads(group, n) if (back := tiles_back(group, a)) is not None] for n in stages}
     works: dict[str, list[tuple[str, float]]] = {name: [] for name in stages}
     for w in group.works:
-        works[w.name].append((w.unit.name, _seconds(group, w)))
+        works[w.name].append((w.unit.name, tile_seconds(group, w)))
     free = dict.fromkeys((w.unit.name for w in group.works), 0.0)
     ends: dict[tuple[str, int], float] = {}
     for step in range(TILES + 1):
@@ -80,7 +80,7 @@ def _time(group: GroupWork, stages: Stages, sequence: Sequence[str]) -> float:
     return max(free.values())
 
 
-def _tiles_back(group: GroupWork, access: Access) -> int | None:
+def tiles_back(group: GroupWork, access: Access) -> int | None:
     """By how many tiles earlier what is read was made; None if before all tiles."""
     workload = group.nest.workload
     if not carried(access, workload):
@@ -89,6 +89,6 @@ def _tiles_back(group: GroupWork, access: Access) -> int | None:
     return math.prod(loop.count for loop in group.nest.loops[positions[-1] + 1 :]) if positions else None
 
 
-def _seconds(group: GroupWork, work: Work) -> float:
+def tile_seconds(group: GroupWork, work: Work) -> float:
     """What a leaf takes in an average tile."""
     return group.total(work.when, work.cycles) / work.unit.clock_hz / group.nest.count()

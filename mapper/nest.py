@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping as Dict, Sequence
+from collections.abc import Iterator, Mapping as Dict, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +16,30 @@ import numpy as np
 from einsum.affine import Affine, constraints
 from einsum.cascade import Workload
 from mapper.mapping import GUARD, Loop
+from mapper.tile import lengths
 
 When = tuple[tuple[int, str | int], ...]  # (loop position, "first" | "last" | index)
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """floor((const + sum of factor * index[position]) / divisor): a loop bound in the indices of outer loops."""
+    """floor((const + sum of factor * index[position] + a value of the table) / divisor): a loop bound in the indices of
+    outer loops."""
 
     const: int
     terms: tuple[tuple[int, int], ...] = ()  # (loop position, factor)
     divisor: int = 1
+    table: tuple[int, tuple[int, ...]] | None = None  # (loop position, a value for each of its indices)
 
     def at(self, index: Sequence[np.ndarray | int]) -> np.ndarray | int:
-        return (self.const + sum(factor * index[position] for position, factor in self.terms)) // self.divisor
+        looked_up = np.asarray(self.table[1])[index[self.table[0]]] if self.table else 0
+        linear = self.const + sum(factor * index[position] for position, factor in self.terms)
+        return (linear + looked_up) // self.divisor
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The loops that it depends on."""
+        return (*(position for position, _ in self.terms), *([self.table[0]] if self.table else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,10 @@ class Nest:
     def positions(self, rank: str) -> tuple[int, ...]:
         return tuple(i for i, loop in enumerate(self.loops) if loop.rank == rank)
 
+    def by_length(self, rank: str) -> bool:
+        """Whether a given length bounds a loop over the rank."""
+        return any(floor.table for loop in self.loops if loop.rank == rank for floor in loop.stop)
+
     def tiles(self, rank: str) -> int:
         """Innermost tiles of a rank."""
         return math.ceil(self.workload.extent(rank) / self.extent(rank))
@@ -86,7 +100,7 @@ class Nest:
 
         Only loops whose index a bound refers to are enumerated; the rest multiply.
         """
-        used = {p for loop in self.loops for f in (*loop.start, *loop.stop) for p, _ in f.terms}
+        used = {p for loop in self.loops for f in (*loop.start, *loop.stop) for p in f.positions}
         fixed: dict[int, list[str | int]] = {}
         for position, value in when:
             fixed.setdefault(position, []).append(value)
@@ -114,7 +128,8 @@ def _pick(value: str | int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
 
 
 def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
-    """The nest of enclosing loops (temporal and spatial) with affine bounds: ragged tails, and guards where asked."""
+    """The nest of enclosing loops (temporal and spatial) with bounds: ragged tails, and guards where asked, those by
+    length as far as lengths are given."""
     made: list[NestLoop] = []
     for loop in loops:
         for rank, tile in zip(loop.ranks, loop.tile, strict=True):
@@ -128,7 +143,10 @@ def nest(loops: Sequence[Loop], workload: Workload) -> Nest:
             start = [Floor(0)]
             if loop.extent == GUARD:
                 low, high = _guard_bounds(rank, tile, outer, made, workload)
-                start, stop = start + low, stop + high
+                start, stop = (
+                    start + low,
+                    [*stop, *high, *_length_bounds(rank, tile, outer, made, workload)],
+                )
             name = rank + "'" * len(outer)
             made.append(NestLoop(name, rank, tile, count, tuple(start), tuple(stop), loop.over, loop))
     return Nest(tuple(made), workload)
@@ -138,6 +156,16 @@ def _tail(rank: str, tile: int, outer: list[int], made: list[NestLoop], workload
     """Inner tiles that the rank still has from the outer tile's first coordinate on."""
     terms = tuple((i, -made[i].tile) for i in outer)
     return Floor(workload.extent(rank) + tile - 1, terms, tile)
+
+
+def _length_bounds(rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload) -> Iterator[Floor]:
+    """Tiles below a length L[a], where a loop around walks `a` one by one (SEMANTICS 4.5)."""
+    for einsum in workload.cascade.einsums:
+        for bounded, by, values in lengths(einsum, workload.given):
+            around = [i for i, loop in enumerate(made) if loop.rank in by]
+            if bounded == rank and len(by) == len(around) == 1 and made[around[0]].tile == 1:
+                behind = tuple((i, -made[i].tile) for i in outer)
+                yield Floor(tile - 1, behind, tile, (around[0], tuple(map(int, values))))
 
 
 def _guard_bounds(rank: str, tile: int, outer: list[int], made: list[NestLoop], workload: Workload):
@@ -185,7 +213,8 @@ def _bound(
             start.append(Floor(base, (*moving, *own), step))
             # the last tile may be cut off: with no coordinate of the rank that reaches the guard, start at the end
             end, count = const + factor * (workload.extent(rank) - 1), workload.extent(rank)
-            start.append(Floor(count * end, tuple((i, count * f) for i, f in moving)))
+            if end + sum(max(0, f) * (made[i].count - 1) for i, f in moving) > 0:
+                start.append(Floor(count * end, tuple((i, count * f) for i, f in moving)))
 
 
 def variants(
@@ -224,7 +253,11 @@ def _short(nest_: Nest, rank: str, by: tuple[str, ...], length: np.ndarray) -> l
     """The tiles (rank -> index of its tile) that a length ends in or before."""
     tile, extent = nest_.extent(rank), nest_.workload.extent(rank)
     ends = np.minimum(np.arange(1, nest_.tiles(rank) + 1) * tile, extent)
-    ended = np.argwhere(np.asarray(length)[..., None] < ends)
+    length = np.asarray(length)[..., None]
+    cut = length < ends
+    if nest_.by_length(rank):  # no tile runs that begins behind the end
+        cut &= length > np.arange(nest_.tiles(rank)) * tile
+    ended = np.argwhere(cut)
     return [dict(zip((*by, rank), map(int, at), strict=True)) for at in ended]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping as Dict, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from arch.machine import Machine, Memory
 from einsum.cascade import Access, Einsum, Workload, walk
@@ -19,15 +17,8 @@ Variants = tuple[tuple[When, float], ...]  # the first whose conditions hold cou
 class Placement:
     """The leaves of one group on a machine; answers questions about them."""
 
-    def __init__(
-        self,
-        workload: Workload,
-        machine: Machine,
-        inside: Sequence[Leaf[Compute]],
-        given: Dict[str, np.ndarray] | None = None,
-    ) -> None:
+    def __init__(self, workload: Workload, machine: Machine, inside: Sequence[Leaf[Compute]]) -> None:
         self.workload, self.machine, self.cascade = workload, machine, workload.cascade
-        self.given = given or {}  # tensors of lengths whose values are known
         self.loops = inside[0].loops  # one nest a group (`mapper.check`)
         self.nest = nest(self.loops, workload)
         self.leaf = {leaf.node.einsum: leaf for leaf in inside}
@@ -90,9 +81,22 @@ class Placement:
         return tuple((when, times * nbytes(self.workload, access, box)) for when, box in kinds)
 
     def short(self, einsum: Einsum, access: Access) -> tuple[Length, ...]:
-        """The lengths that leave out parts of an access: of what the Einsum writes, and of what it gathers."""
+        """The lengths that leave out parts of an access: of what the Einsum writes, of what it gathers, and of anything
+        along a rank whose loop they bound."""
         gathered = any(isinstance(node, Access) for index in access.indices for node in walk(index))
-        return lengths(einsum, self.given) if gathered or access == einsum.output else ()
+        every = gathered or access == einsum.output
+        return tuple(x for x in lengths(einsum, self.workload.given) if every or self.nest.by_length(x[0]))
+
+    def short_of(self, tensor: str) -> tuple[Length, ...]:
+        """The lengths that leave out parts of what a hold of the tensor moves: those of the Einsum that makes it here,
+        or those that all who read it here have."""
+        if tensor in self.leaf:
+            return self.short(self.cascade[tensor], self.cascade[tensor].output)
+        each = [
+            {(rank, by): values for rank, by, values in self.short(self.cascade[name], whole(self.cascade, tensor))}
+            for name in self.readers(tensor)
+        ]
+        return tuple((*key, values) for key, values in each[0].items() if all(key in other for other in each))
 
     def started(self, einsum: Einsum) -> When:
         """The condition that nothing of the Einsum's reductions has been added up yet when a tile starts."""

@@ -90,15 +90,19 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
     return min(count, math.prod(box[r][1] for r in used)) if gathered else count
 
 
-def lengths(einsum: Einsum, given: Mapping[str, np.ndarray]) -> tuple[Length, ...]:
-    """The Einsum's guards `r < L[a,b]` whose tensor of lengths is given."""
+def length_guards(einsum: Einsum) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """(r, (a, b), L) of each guard `r < L[a,b]` of the Einsum."""
     found = []
     for guard in einsum.guards:
         match guard:
-            case Guard(Name(rank), "<", Access(tensor, indices)) if tensor in given:
-                if all(isinstance(index, Name) for index in indices):
-                    found.append((rank, tuple(i.name for i in indices if isinstance(i, Name)), given[tensor]))
+            case Guard(Name(rank), "<", Access(tensor, indices)) if all(isinstance(index, Name) for index in indices):
+                found.append((rank, rank_variables(guard.right), tensor))
     return tuple(found)
+
+
+def lengths(einsum: Einsum, given: Mapping[str, np.ndarray]) -> tuple[Length, ...]:
+    """The Einsum's guards `r < L[a,b]` whose tensor of lengths is given."""
+    return tuple((rank, by, given[tensor]) for rank, by, tensor in length_guards(einsum) if tensor in given)
 
 
 def nbytes(workload: Workload, access: Access, box: Box) -> float:

@@ -52,7 +52,7 @@ def transfers(place: Placement) -> Iterator[Transfer]:
     for tensor in dict.fromkeys(h.tensor for loop in place.loops for h in loop.holds):
         outer, around = place.home(tensor), None
         for hold, depth in place.holds(tensor, place.loops):
-            if outer is not None and not hold.kept:
+            if outer not in (None, hold.memory) and not hold.kept:
                 for transfer in _in_and_out(place, tensor, hold, depth, outer):
                     yield from _with_spill(place, transfer, around)
             outer, around = hold.memory, hold
@@ -77,8 +77,8 @@ def _in_and_out(place: Placement, tensor: str, hold: Hold, depth: int, outer: st
     ranks = varying_ranks(cascade, tensor)
     idle = [i for i, loop in enumerate(place.nest.loops) if i >= depth and loop.rank not in ranks]
     access = whole(cascade, tensor)
-    short = place.short(cascade[tensor], cascade[tensor].output) if tensor in place.leaf else ()
-    kinds = place.bytes(cascade.tensor[tensor].ranks, overflowing(place.workload, access), access, hold.part, short)
+    cut, short = overflowing(place.workload, access), place.short_of(tensor)
+    kinds = place.bytes(cascade.tensor[tensor].ranks, cut, access, hold.part, short)
     state = state_rank(cascade, tensor)
     user = lambda einsum: not hold.users or einsum in hold.users
     written = tensor in place.leaf and user(tensor)

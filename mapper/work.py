@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import cast
 
-import numpy as np
-
 from arch.machine import Machine, Unit
 from einsum.cascade import Einsum, Workload
 from einsum.ops import operation_classes
 from mapper.mapping import Compute, Group, Hold, Leaf, Mapping, Pipe, Seq, leaves
 from mapper.nest import Nest, When, variants
 from mapper.place import Placement, Variants, unit_names
+from mapper.tile import lengths
 from mapper.transfer import Transfer, transfers
 
 __all__ = ["GroupWork", "Transfer", "Variants", "Work", "executes", "expand", "group_works"]
@@ -39,6 +38,7 @@ class Work:
     when: When
     cycles: Variants
     points: Variants
+    results: Variants
     begun: Variants  # of a reduction: running values that the instances start in a tile that satisfies `started`
     started: When  # nothing has been added up before the tile
     classes: Dict[str, int]  # operations per point, by class as the cascade names it
@@ -71,14 +71,12 @@ class GroupWork:
         return total
 
 
-def group_works(
-    mapping: Mapping, workload: Workload, machine: Machine, given: Dict[str, np.ndarray] | None = None
-) -> tuple[GroupWork, ...]:
-    """The facts of every group. The mapping must have passed `mapper.check.check`. `given` are tensors of lengths;
-    without them every length is the whole rank."""
+def group_works(mapping: Mapping, workload: Workload, machine: Machine) -> tuple[GroupWork, ...]:
+    """The facts of every group. The mapping must have passed `mapper.check.check`. A length that the workload does not
+    give is the whole rank."""
     every = tuple(cast("Leaf[Compute]", leaf) for leaf in leaves(mapping) if isinstance(leaf.node, Compute))
     return tuple(
-        _group(group, Placement(workload, machine, [leaf for leaf in every if leaf.group == group.name], given))
+        _group(group, Placement(workload, machine, [leaf for leaf in every if leaf.group == group.name]))
         for group in mapping.groups
     )
 
@@ -100,16 +98,20 @@ def _works(place: Placement, leaf: Leaf[Compute]) -> Iterator[Work]:
         classes = shares[unit.name]
         per_point = sum(n * unit.ops[c].cycles for c, n in expand(classes, unit).items())
         spread = [(rank, n) for rank, n in place.spatial(leaf, unit.name) if rank in einsum.reduced]
-        cycles, points, begun = [], [], []
-        for cut, box in variants(place.nest, einsum.ranks, place.cut(einsum)):
+        short = lengths(einsum, place.workload.given) if unit.lanes == 1 else ()
+        cycles, points, made, begun = [], [], [], []
+        for cut, box in variants(place.nest, einsum.ranks, place.cut(einsum), short):
             issued = {r: place.nest.extent(r) if unit.lanes > 1 else extent for r, (_, extent) in box.items()}
             busy = math.prod(_busiest(place, node, rank, extent) for rank, extent in issued.items())
             cycles.append((cut, math.ceil(busy / unit.lanes) * per_point))
             points.append((cut, math.prod(issued.values())))
             results = math.prod(extent for rank, extent in issued.items() if rank not in einsum.reduced)
+            made.append((cut, results))
             begun.append((cut, results * math.prod(min(n, issued[rank]) for rank, n in spread)))
-        started = (*when, *place.started(einsum))
-        yield Work(leaf, einsum, unit, when, tuple(cycles), tuple(points), tuple(begun), started, classes)
+        yield Work(
+            leaf, einsum, unit, when, tuple(cycles), tuple(points), tuple(made), tuple(begun),
+            (*when, *place.started(einsum)), classes,
+        )  # fmt: skip
 
 
 def _busiest(place: Placement, node: Compute, rank: str, extent: int) -> int:

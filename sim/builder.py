@@ -12,7 +12,7 @@ from mapper import nest as facts
 from mapper.cost import port_bytes_per_s
 from mapper.mapping import Hold, Pipe
 from mapper.work import GroupWork, Transfer, Variants, Work
-from sim.program import TICKS_PER_CYCLE, Affine, Bound, Dep, Extreme, Slot, Task, Variant, When
+from sim.program import TICKS_PER_CYCLE, Affine, Bound, Dep, Extreme, Slot, Table, Task, Variant, When
 
 
 class Builder:
@@ -66,7 +66,10 @@ class Builder:
         parts: list[Bound] = []
         for floor in dict.fromkeys(floors):
             terms = tuple((self.nest.loops[p].name, factor) for p, factor in floor.terms)
-            parts.append(Affine(floor.const, terms, floor.divisor) if terms else floor.const // floor.divisor)
+            table = Table(self.nest.loops[floor.table[0]].name, floor.table[1]) if floor.table else None
+            varies = terms or table
+            made = Affine(floor.const, terms, floor.divisor, table) if varies else floor.const // floor.divisor
+            parts.append(made)
         return parts[0] if len(parts) == 1 else Extreme(op, tuple(parts))
 
     def carried(self, rank: str, back: int) -> list[tuple[tuple[str, int], ...]]:

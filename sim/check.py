@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from einsum.problems import InputError, Problem, suggest
 from sim.outcome import Standstill
-from sim.program import CONDITIONS, Extreme, Program, Table, Task, loops_of
+from sim.program import CONDITIONS, Affine, Extreme, Program, Table, Task, loops_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -44,7 +44,8 @@ def _loops(program: Program) -> Iterator[Problem]:
             for name in loops_of(bound):
                 if name not in outer:
                     yield Problem("a bound may depend on outer loops only", path=f"loops.{loop.name}", got=name)
-            for table in bound.bounds if isinstance(bound, Extreme) else (bound,):
+            for part in bound.bounds if isinstance(bound, Extreme) else (bound,):
+                table = part.table if isinstance(part, Affine) else part
                 if isinstance(table, Table) and table.loop in outer:
                     around = program.loops[outer.index(table.loop)].stop
                     if isinstance(around, int) and around > len(table.values):

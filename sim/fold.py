@@ -13,6 +13,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from sim.engine import Engine
+from sim.nest import Cursor, Evaluate, evaluator
 from sim.outcome import Cause, Run
 from sim.program import Program, loops_of
 
@@ -37,7 +38,9 @@ class Recurrence:
     def __init__(self, program: Program, whole: int = 0) -> None:
         self._whole = whole
         self._seen: list[dict[Hashable, Seen]] = [{} for _ in program.loops]
-        self._skippable, self._plain_from = repeats(program)
+        _, self._plain_from = repeats(program)
+        self._inner = [_inner_bounds(program, d) for d in range(len(program.loops))]
+        self._alike: list[tuple[list[int], range]] = [([], range(0))] * len(program.loops)  # by loop: where bounds are
 
     def __call__(self, engine: Engine) -> None:
         cursor = engine.cursor
@@ -46,22 +49,46 @@ class Recurrence:
             inner.clear()
         oldest = next(iter(engine.open.values()), None)
         whole = (oldest.number if oldest else engine.launched) >= self._whole
-        if d < 0 or not self._skippable[d] or not whole:
+        if d < 0 or self._inner[d] is None or not whole:
             return
         index = cursor.at[d]
-        left = cursor.stop[d] - 1 - index
+        left = self._until(cursor, d) - 1 - index
         # all open tiles were launched after the oldest: if it has the outer indices of the next launch, all have
         apart = oldest is not None and oldest.index[:d] != tuple(cursor.at[:d])
         if left < 1 or apart or index < self._plain_from[d]:
             return
-        seen, key = self._seen[d], state(engine)
+        seen, key = self._seen[d], (self.key(engine), self._inner[d] and _relative(engine))
         then = seen.get(key)
         if then is None:
             if len(seen) >= MEMORY:
                 seen.clear()
             seen[key] = _now(engine, index)
         elif times := min(left // (index - then.index), _times_until_scarce(engine, then)):
-            _skip(engine, d, then, times)
+            self.skip(engine, d, then, times)
+
+    def _until(self, cursor: Cursor, d: int) -> int:
+        """The index of loop d from which on inner bounds have other values than now. What was seen with others is
+        forgotten."""
+        inner, at = self._inner[d], list(cursor.at)
+        if not inner:
+            return cursor.stop[d]
+        outer, alike = self._alike[d]
+        if outer != at[:d] or at[d] not in alike:
+            begin, values = at[d], [bound(at) for bound in inner]
+            while at[d] < cursor.stop[d] and [bound(at) for bound in inner] == values:
+                at[d] += 1
+            alike = range(begin, at[d])
+            self._alike[d] = at[:d], alike
+            self._seen[d].clear()
+        return alike.stop
+
+    def key(self, engine: Engine) -> Hashable:
+        """What has to come back for the future to repeat."""
+        return state(engine)
+
+    def skip(self, engine: Engine, d: int, then: Seen, times: int) -> None:
+        """Skip `times` periods of loop d, each as from `then` until now."""
+        _skip(engine, d, then, times)
 
 
 def repeats(program: Program) -> tuple[list[bool], list[int]]:
@@ -77,6 +104,23 @@ def repeats(program: Program) -> tuple[list[bool], list[int]]:
         for loop in program.loops
     ]
     return [loop.name not in names for loop, names in zip(program.loops, inner, strict=True)], plain_from
+
+
+def _inner_bounds(program: Program, d: int) -> tuple[Evaluate, ...] | None:
+    """The bounds inside loop d that depend on it; None if one depends also on a loop inside. Rule 6.11."""
+    found, inside = [], {loop.name for loop in program.loops[d + 1 :]}
+    for bound in (b for loop in program.loops[d + 1 :] for b in (loop.start, loop.stop)):
+        names = set(loops_of(bound))
+        if program.loops[d].name in names:
+            if names & inside:
+                return None
+            found.append(evaluator(bound, program.depth))
+    return tuple(found)
+
+
+def _relative(engine: Engine) -> Hashable:
+    """Where the open tiles lie, seen from the next launch."""
+    return tuple(tuple(i - j for i, j in zip(t.index, engine.cursor.at, strict=True)) for t in engine.open.values())
 
 
 def run(program: Program, trace_tiles: int = 0) -> Run:

@@ -13,9 +13,12 @@ Evaluate = Callable[[Sequence[int]], int]
 def evaluator(bound: Bound, depth: dict[str, int]) -> Evaluate:
     """The bound as a function of the index vector."""
     match bound:
-        case Affine(constant, terms, divisor):
+        case Affine(constant, terms, divisor, table):
             placed = [(depth[name], coefficient) for name, coefficient in terms]
-            return lambda at: (constant + sum(c * at[d] for d, c in placed)) // divisor
+            if table is None:
+                return lambda at: (constant + sum(c * at[d] for d, c in placed)) // divisor
+            look_up = evaluator(table, depth)
+            return lambda at: (constant + sum(c * at[d] for d, c in placed) + look_up(at)) // divisor
         case Extreme(op, bounds):
             parts = [evaluator(b, depth) for b in bounds]
             pick = min if op == "min" else max

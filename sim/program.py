@@ -18,11 +18,12 @@ CONDITIONS = ("first", "last", "not first", "not last")
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """`(constant + sum(coefficient * index of loop)) // divisor`, rounded towards minus infinity."""
+    """`(constant + sum(coefficient * index of loop) + table) // divisor`, rounded towards minus infinity."""
 
     constant: int = 0
     terms: tuple[tuple[str, int], ...] = ()  # (loop, coefficient)
     divisor: int = 1
+    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def loops_of(bound: Bound) -> tuple[str, ...]:
     """The loops that a bound depends on, in order of appearance."""
     match bound:
         case Affine():
-            return tuple(name for name, coefficient in bound.terms if coefficient)
+            return (*(name for name, coefficient in bound.terms if coefficient), *loops_of(bound.table or 0))
         case Extreme():
             return tuple(name for b in bound.bounds for name in loops_of(b))
         case Table():

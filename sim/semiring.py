@@ -14,10 +14,10 @@ MOST = 2**62  # finite entries stay below, so that a sum of two fits 64 bits
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(max,+) product of matrices (n, m) and (m, p); OverflowError beyond 2^62 ticks."""
+    """(max,+) product of matrices (n, m) and (m, p), further axes one by one; OverflowError beyond 2^62 ticks."""
     if a.size and b.size and int(a.max()) + int(b.max()) >= MOST:
         raise OverflowError("more than 2^62 ticks")
-    out = np.full((a.shape[0], b.shape[1]), NEVER)
+    out = np.full((a.shape[0], *b.shape[1:]), NEVER)
     for k in range(a.shape[1]):
         np.maximum(out, a[:, k, None] + b[k], out=out)
     out[out < 0] = NEVER

@@ -22,8 +22,9 @@ def show(program: Program) -> str:
 
 def _bound(bound: Bound) -> str:
     match bound:
-        case Affine(constant, terms, divisor):
-            total = " + ".join([f"{c}*{name}" if c != 1 else name for name, c in terms] + [str(constant)])
+        case Affine(constant, terms, divisor, table):
+            parts = [f"{c}*{name}" if c != 1 else name for name, c in terms]
+            total = " + ".join([*parts, *([_bound(table)] if table else []), str(constant)])
             return f"({total}) // {divisor}" if divisor != 1 else total
         case Extreme(op, bounds):
             return f"{op}({', '.join(map(_bound, bounds))})"

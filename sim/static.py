@@ -284,10 +284,17 @@ class _Launch:
                 if not self._try(n, k):
                     break
                 served = True
+            elif n == newest == 0 and behind > stage and self.tiles[0][0][0].variant[k] < 0:
+                self._passed_over(r)
             turn[1] += 1
             if turn[1] == len(order):
                 turn[:] = turn[0] + 1, 0
         return served
+
+    def _passed_over(self, r: int) -> None:
+        """What r serves next for an older tile waits for the launch that shows that the newest has not that task."""
+        free = self.times.get(("free", r, 0), self.times[LAUNCH])
+        self.times["free", r, 0] = self._event([(free, ""), (self.times[LAUNCH], "window")])
 
     def _latencies(self) -> bool:
         ran = False

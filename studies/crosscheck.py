@@ -29,6 +29,10 @@ SPATIALS = (  # (cascade, mapping, machine): what the simulator runs; two passes
     ("attention-3pass", "unfused", "flat"),
     ("attention-1pass", "found", "fusemax"),  # by the search, as in the mapper's study
     ("gemm", "found", "tpu-v4i"),
+    ("backward-attention", "fusemax-backward", "fusemax"),
+    ("backward-attention-recompute-causal", "fusemax-backward-recompute", "fusemax"),
+    ("backward-layer-norm", "fusemax-rows", "fusemax"),
+    ("backward-cross-entropy", "tpu-rows", "tpu-v4i"),
 )
 REASONS = {  # why a method has no number
     "no kernel": "the machine is no GPU",
@@ -45,7 +49,11 @@ REASONS = {  # why a method has no number
 SPATIAL = {"counted": "no kernel", "compiled": "no kernel", "measured": "no chip"}
 Key = tuple[str, str, str, dict[str, int]]  # cascade, mapping, machine, sizes
 SIZES = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 4096, "M": 4096}
-GEMM = {"M": 4096, "N": 4096, "K": 4096}
+OTHER = {  # sizes of what is no attention
+    "gemm": {"M": 4096, "N": 4096, "K": 4096},
+    "backward-layer-norm": {"B": 16, "T": 256, "D": 1024},
+    "backward-cross-entropy": {"T": 4096, "V": 32000},
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Itera
     from sim.run import simulate
 
     cascade, machine = load_cascade(cascade_name), load_machine(machine_name)
-    sizes = GEMM if cascade_name == "gemm" else SIZES
+    sizes = OTHER.get(cascade_name, SIZES)
     if mapping_name == "found":
         workload = bind(cascade, {**sizes, "M0": 256} if "M0" in cascade.free_sizes else sizes)
         mapping = search(workload, machine).found[0].mapping

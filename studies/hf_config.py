@@ -46,6 +46,8 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"qk_norm": True},
 }  # fmt: skip
 UNSAID = {"gpt2": "gelu", "xlm": "gelu", "dbrx": "silu", "t5": "relu"}  # activation where the file has none
+SCORES = {"llama4_text": "sigmoid", "gpt_oss": "topk_then_softmax", "deepseek_v3": "sigmoid+bias",
+          "kimi_k2": "sigmoid+bias", **dict.fromkeys(("mixtral", "dbrx"), "softmax_topk_renorm")}  # fmt: skip
 SPLIT_WIDTH = ("gpt_oss", "mixtral", "olmoe", "dbrx", "llama4_text")  # their intermediate_size is an expert's
 
 
@@ -155,6 +157,10 @@ class _Config:
             path = "mlp_only_layers" if self.data.get("mlp_only_layers") else "moe_layer_freq"
             self.problems.append(Problem("this choice of layers without experts is not known", self.file, path=path))
         step = n("interleave_moe_layer_step", "decoder_sparse_step", default=1)
-        score = str(self.data.get("scoring_func", "sigmoid" if self.kind == "llama4_text" else "softmax"))
+        renorm = self.data.get("norm_topk_prob", self.kind == "qwen3_moe")
+        score = SCORES.get(self.kind, "softmax_topk_renorm" if renorm else "softmax")
         first = n("first_k_dense_replace", default=0)
-        return Experts(n(*NAMES["experts"]), n(*NAMES["chosen"]), width, shared, score, min(first, layers), step)
+        return Experts(
+            n(*NAMES["experts"]), n(*NAMES["chosen"]), width, shared, score, min(first, layers), step,
+            n("n_group", default=1), n("topk_group", default=1), float(self.data.get("routed_scaling_factor", 1)),
+        )  # fmt: skip

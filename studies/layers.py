@@ -17,9 +17,10 @@ from einsum.parse import parse
 from einsum.problems import InputError, Problem, suggest
 from einsum.show import show
 from einsum.variants import VARIANTS
-from studies.models import Latent, Model
+from studies.models import Experts, Latent, Model
 
 MODES = ("prefill", "decode")
+EXPERT_WEIGHTS = ("WR", "W1", "W2", "W3", "WS1", "WS2", "WS3")
 OWN = ("gqa", "mqa", "mla", "mla-absorbed", "causal", "causal-end", "window", "bias", "relative")
 
 
@@ -43,7 +44,7 @@ def layer(
     encoder needs the encoder's length as `source` (rank t). `attention` is any attention of the library and `variants`
     more of its variants, such as `paged`; their sizes (M0, page size S, ...) are the caller's to add. Y is the layer's
     output.
-    Raises `InputError` for a layer with experts and for arguments that do not fit the model.
+    Raises `InputError` for arguments that do not fit the model.
     """
     _check(model, mode, batch, length, index, queries, source, variants)
     window = model.layer_window(index)
@@ -63,10 +64,6 @@ def _check(
         problems.append(Problem("mode is prefill or decode", path=path, got=mode, hint=suggest(mode, MODES)))
     if not 0 <= index < model.layers:
         problems.append(Problem(f"the model has layers 0 to {model.layers - 1}", path=path, got=str(index)))
-    elif not model.is_dense(index):
-        dense = [i for i in range(model.layers) if model.is_dense(i)]
-        which = f"those without are {', '.join(map(str, dense))}" if dense else "every layer of this model has them"
-        problems.append(Problem(f"a layer with experts cannot be expanded yet; {which}", path=path, got=str(index)))
     elif model.has_cross(index) and source < 1:
         problems.append(Problem(f"layer {index} attends to an encoder: give its length as source", path=path))
     if batch < 1 or length < 1 or not 1 <= queries <= length:
@@ -113,7 +110,14 @@ class _Layer:
 
     def doc(self) -> str:
         m = self.model
-        return f"Layer {self.index} of {m.name}, {self.mode}: {m.attention}, {'gated ' * m.gated}{m.activation}."
+        experts = f", {e.chosen} of {e.count} experts" if (e := self.experts) else ""
+        return (
+            f"Layer {self.index} of {m.name}, {self.mode}: {m.attention}, {'gated ' * m.gated}{m.activation}{experts}."
+        )
+
+    @property
+    def experts(self) -> Experts | None:
+        return None if self.model.is_dense(self.index) else self.model.experts
 
     def sizes(self) -> dict[str, int]:
         """Sizes of all ranks that a layer can have; of which it has is for the cascade to say."""
@@ -124,6 +128,8 @@ class _Layer:
             found |= {"G": m.kv_heads, "R": m.heads // m.kv_heads}
         if (latent := m.latent) is not None:
             found |= {"U": latent.queries, "C": latent.keys, "N": latent.nope, "R": latent.rope, "F": latent.value}
+        if (e := self.experts) is not None:
+            found |= {"I": e.width, "X": e.count, "XK": e.chosen, "XV": e.shared, "XJ": e.groups, "XKJ": e.best_groups}
         return found
 
     def parts(self) -> tuple[Cascade, ...]:
@@ -154,10 +160,21 @@ class _Layer:
                      f"{right}[b,p,d]")  # fmt: skip
 
     def _feed_forward(self, source: str, target: str) -> Cascade:
+        if self.experts:
+            return self._mixture(self.experts, source, target)
         piece = load("swiglu" if self.model.gated else "mlp")
         usual = "silu" if self.model.gated else "gelu"
         piece = parse(show(piece).replace(f"{usual}(", f"{self.model.activation}("))
         return renamed(piece, {"X": source, "Y": target, "A": "FA", "U": "FU"}, {"t": ("b", "p")})
+
+    def _mixture(self, experts: Experts, source: str, target: str) -> Cascade:
+        """Experts are rank x; other ranks and sizes of the block's own begin with X, its tensors with F. FSCALE is the
+        model's scale of the weights of a choice."""
+        piece = load(experts.block)
+        piece = replace(parse(show(piece).replace("silu(", f"{self.model.activation}(")), doc="")
+        own = {t.name: t.name if t.name in EXPERT_WEIGHTS else f"F{t.name}" for t in piece.tensors}
+        ranks = {"t": ("b", "p"), "e": ("x",)} | {r: (f"x{r}",) for r in ("k", "v", "j", "q", "kj")}
+        return renamed(piece, own | {"X": source, "Y": target}, ranks)
 
     def _attend(self, source: str) -> list[Cascade]:
         """From the layer's input to the output projection O."""

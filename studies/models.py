@@ -14,6 +14,13 @@ from importlib.resources import files
 
 from einsum.problems import InputError, Problem, suggest
 
+GATES = {  # how a model's table calls its gate -> the library's gate, and whether its weights are renormalised
+    "softmax": ("softmax-topk",),
+    "softmax_topk_renorm": ("softmax-topk", "renorm"),
+    "topk_then_softmax": ("topk-softmax",),
+    "sigmoid": ("topk-sigmoid",),
+    "sigmoid+bias": ("sigmoid-topk",),
+}
 ACTIVE_SHARE = 0.95  # of the experts that a batch must activate for `saturation`
 
 
@@ -30,7 +37,11 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts: `count` gated blocks of `width`, `chosen` for each token, beside `shared` width for all."""
+    """A mixture of experts: `count` gated blocks of `width`, `chosen` for each token, beside `shared` width for all.
+
+    `score` (of GATES) says how weights come of logits; a token chooses among the experts of its `best_groups` of
+    `groups`, and its weights are multiplied by `scale`.
+    """
 
     count: int
     chosen: int
@@ -39,6 +50,17 @@ class Experts:
     score: str = "softmax"
     first_dense: int = 0  # leading layers without experts
     step: int = 1  # of the layers every step-th has experts
+    groups: int = 1
+    best_groups: int = 1
+    scale: float = 1.0
+
+    @property
+    def block(self) -> str:
+        """The library's cascade of the block."""
+        gate, *renorm = GATES[self.score]
+        words = {"groups": self.best_groups < self.groups, "renorm": renorm, "scaled": self.scale != 1,
+                 "shared": self.shared}  # fmt: skip
+        return "-".join(("moe", gate, *(word for word, has in words.items() if has)))
 
 
 @dataclass(frozen=True)
@@ -195,7 +217,8 @@ def _recent(row: Mapping[str, str]) -> Model:
     if n["experts"]:
         alternate = 2 * n["dense_layers"] == n["layers"]
         experts = Experts(n["experts"], n["topk"], n["expert_ffn"], n["shared_ffn_total"], row["score_func"],
-                          0 if alternate else n["dense_layers"], 2 if alternate else 1)  # fmt: skip
+                          0 if alternate else n["dense_layers"], 2 if alternate else 1, n["n_groups"] or 1,
+                          n["topk_groups"] or 1, float(row["route_scale"]))  # fmt: skip
     window, full_every = (128, 2) if row["model"].startswith("GPT-OSS") else (0, 0)
     return Model(
         row["model"], n["hidden"], n["layers"], n["heads"], n["kv_heads"], n["head_dim"], n["dense_ffn"], n["vocab"],

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 Progress = Callable[[str], None]  # told what is being worked on
-STUDIES = {"fusemax": "studies.fusemax.study", "mapper": "studies.mapper.study"}  # name on the command line -> module
+STUDIES = {  # name on the command line -> module
+    "fusemax": "studies.fusemax.study",
+    "mapper": "studies.mapper.study",
+    "moe": "studies.moe.study",
+    "sparse": "studies.sparse.study",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from arch.machine import Machine
 from gpu_backend.check import TOLERANCE, Verdict, oracle_case, relative_error, require_triton
 from gpu_backend.handwritten.ledger import differences, numbers
-from gpu_backend.handwritten.moe import Tiles, fused_moe, routing
+from gpu_backend.handwritten.moe import TRAINED, Tiles, fused_moe
 from gpu_backend.handwritten.paged import cache, paged_decode
 from gpu_backend.routine import Routine
 
 
 def _fused_moe(machine: Machine, dtype: str, experts: int, chosen: int) -> Routine:
     sizes = {"T": 32, "D": 64, "E": experts, "F": 64, "K": chosen}
-    return fused_moe(sizes, routing(32, experts, chosen, seed=0), machine, Tiles(16, 32, 32), dtype)
+    return fused_moe(sizes, TRAINED.draw(32, experts, chosen), machine, Tiles(16, 32, 32), dtype)
 
 
 def _paged_decode(machine: Machine, dtype: str) -> Routine:

@@ -12,6 +12,7 @@ import numpy as np
 from arch.machine import Machine
 from einsum.bind import bind
 from einsum.cascade import Workload
+from einsum.occupancy import Occupancy, Routing
 from einsum.parse import parse
 from einsum.problems import InputError, Problem
 from gpu_backend.handwritten.ledger import Ledger
@@ -43,7 +44,7 @@ O[t,d] = Y[t,k,d]
 FILE = "moe_kernels.py"
 I_TILE = 1024  # pairs that counting and sorting take at a time
 T_TILE = 4  # tokens of a program that combines
-SKEW = 0.3  # Zipf exponent of a trained model's choices: the busiest of 128 experts has 3 times the average
+TRAINED = Occupancy("zipf", 0.3)  # a trained model's choices: the busiest of 128 experts has 3 times the average
 
 
 @dataclass(frozen=True)
@@ -66,40 +67,30 @@ class Tiles:
 
 
 def fused_moe(
-    sizes: Mapping[str, int], routing: np.ndarray, machine: Machine, tiles: Tiles = Tiles(), dtype: str = "bf16"
+    sizes: Mapping[str, int], routing: Routing, machine: Machine, tiles: Tiles = Tiles(), dtype: str = "bf16"
 ) -> Routine:
-    """The kernels for sizes T, D, E, F, K and a routing [t,k] of distinct experts for each token.
+    """The kernels for sizes T, D, E, F, K and a routing.
 
-    InputError unless D and F are whole tiles, and for an element type that the kernels do not take.
+    InputError unless D and F are whole tiles and the routing has the sizes, and for an element type that the kernels do
+    not take.
     """
     check_type(dtype)
     names = ("X", "W1", "W3", "W2", "H", "Y", "O")
     workload = bind(parse(CASCADE), sizes, dict.fromkeys(names, dtype))
     _check(sizes, routing, tiles)
     made = _Moe(workload, routing, tiles)
-    return Routine(workload, BY_HAND, str(tiles), made.kernels(), made.closed(machine), {"IDS": routing})
+    return Routine(workload, BY_HAND, str(tiles), made.kernels(), made.closed(machine), routing.given(workload.cascade))
 
 
-def routing(tokens: int, experts: int, chosen: int, seed: int, skew: float = SKEW) -> np.ndarray:
-    """Distinct experts [t,k] of each token, drawn with probabilities that fall with the expert's number as a Zipf
-    distribution of exponent `skew`; 0 is uniform."""
-    rng = np.random.default_rng(seed)
-    # the largest of log-weights with Gumbel noise are a draw without replacement
-    scores = rng.gumbel(size=(tokens, experts)) - skew * np.log(np.arange(1, experts + 1))
-    return np.argsort(-scores, axis=1)[:, :chosen].astype(np.int32)
-
-
-def _check(sizes: Mapping[str, int], routing: np.ndarray, tiles: Tiles) -> None:
+def _check(sizes: Mapping[str, int], routing: Routing, tiles: Tiles) -> None:
     problems = [
         Problem(f"has to be a multiple of the tile {tile}", path=rank, got=str(sizes[rank]))
         for rank in ("D", "F")
         for tile in sorted({tiles.columns, tiles.depth})
         if sizes[rank] % tile
     ]
-    ordered = np.sort(routing, axis=1)
-    fits = routing.shape == (sizes["T"], sizes["K"]) and routing.min() >= 0 and routing.max() < sizes["E"]
-    if not fits or (ordered[:, 1:] == ordered[:, :-1]).any():
-        problems.append(Problem("a routing gives each of T tokens K distinct experts below E", path="IDS"))
+    if (routing.tokens, routing.choices, routing.experts) != (sizes["T"], sizes["K"], sizes["E"]):
+        problems.append(Problem("the routing is of other sizes T, K, E", path="IDS"))
     if problems:
         raise InputError(problems)
 
@@ -107,12 +98,12 @@ def _check(sizes: Mapping[str, int], routing: np.ndarray, tiles: Tiles) -> None:
 class _Moe:
     """The launches and, from the number of pairs of each expert, what they do."""
 
-    def __init__(self, workload: Workload, routing: np.ndarray, tiles: Tiles) -> None:
+    def __init__(self, workload: Workload, routing: Routing, tiles: Tiles) -> None:
         s = workload.sizes
-        self.workload, self.tiles, self.ids = workload, tiles, routing.reshape(-1).astype(np.int64)
+        self.workload, self.tiles, self.ids = workload, tiles, routing.chosen.reshape(-1).astype(np.int64)
         self.t, self.d, self.e, self.f, self.k = (s[name] for name in "TDEFK")
         self.pairs = self.t * self.k
-        self.of_expert = np.bincount(self.ids, minlength=self.e)
+        self.of_expert = routing.counts
         self.blocks_of = -(-self.of_expert // tiles.rows)
         self.blocks = int(self.blocks_of.sum())
         used = min(self.e, self.pairs)

@@ -14,12 +14,12 @@ from mapper.search.effort import CLOSE
 from mapper.search.group import Option
 from mapper.search.places import below, upper
 from mapper.search.price import Metrics
-from mapper.search.terms import Chain, Live, Moves, Terms
+from mapper.search.terms import Held, Live, Moves, Terms
 
 Made = tuple[Any, Moves, int] | None  # the decisions before (again such a tuple), and the last one
 
 
-def _made(last: Made) -> list[tuple[str, Option, tuple[tuple[str, Chain], ...]]]:
+def _made(last: Made) -> list[tuple[str, Option, Held]]:
     """Decisions, the last one first."""
     found = []
     while last is not None:
@@ -87,7 +87,10 @@ class Program:
         along = sorted({h.along for u in older for c in self.skeleton.chains[u.tensor] for h in c if h.along})
         sources = [(u, s) for u in older for s in self.terms.sources(u)]
         vectors = every.vectors[:, :, self.shape]
-        kept = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        allowed = np.asarray(np.isfinite(vectors).all(axis=1))
+        longer, shorter = every.shorter.T
+        allowed[longer[allowed[shorter]]] = False
+        kept = np.flatnonzero(allowed)
         vectors, values = vectors[kept], vectors[kept]
         if older:
             reach = [[self.terms.access(e, o, u.tensor, s)[:, self.shape] for u, s in sources] for o in options]

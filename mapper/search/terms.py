@@ -15,6 +15,7 @@ from mapper.search.places import below, upper
 from mapper.search.price import Hold, Prices, add
 
 Chain = tuple[Hold, ...]
+Held = tuple[tuple[str, Chain], ...]  # tensors and where they are held
 Live = tuple[tuple[str, Chain, tuple], ...]  # tensors that live on: their chains and how these are dealt out
 
 
@@ -43,8 +44,23 @@ class Skeleton:
                     decided.append((option, held))
                     numbers.append((i, after, alike.setdefault(key, len(alike))))
             table, none = np.array(numbers, dtype=int).reshape(-1, 3), np.zeros((len(decided), 0))
-            self._moves[e.name] = Moves(e.name, decided, list(left), table[:, 0], table[:, 1], table[:, 2], none)
+            shorter = _shorter(decided, {use.tensor for use in mine if use.kind == "inner"})
+            self._moves[e.name] = Moves(
+                e.name, decided, list(left), table[:, 0], table[:, 1], table[:, 2], shorter, none
+            )
         return self._moves[e.name]
+
+
+def _shorter(decided: list[tuple[Option, Held]], inner: set[str]) -> np.ndarray:
+    """(pairs, 2): moves, and what is the same but without the outermost of several holds of a tensor that lives in the
+    group: it moves less and holds less, and its users find it at the same place."""
+    number, found = {move: i for i, move in enumerate(decided)}, []
+    for i, (option, held) in enumerate(decided):
+        for k, (tensor, chain) in enumerate(held):
+            if tensor in inner and len(chain) > 1:
+                other = number.get((option, (*held[:k], (tensor, chain[1:]), *held[k + 1 :])))
+                found += [(i, other)] if other is not None else []
+    return np.array(found, dtype=int).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -53,21 +69,22 @@ class Moves:
     (moves, metrics) or (moves, metrics, shapes).
 
     Of each move: the number of its option; of what later Einsums need to know, in `left`; and of those that it can
-    stand in for.
+    stand in for. `shorter`: pairs of a move and one that is better where it is allowed.
     """
 
     einsum: str
-    decided: list[tuple[Option, tuple[tuple[str, Chain], ...]]]
+    decided: list[tuple[Option, Held]]
     left: list[Live]
     option: np.ndarray
     after: np.ndarray
     alike: np.ndarray
+    shorter: np.ndarray
     vectors: np.ndarray
 
     def only(self, kept: np.ndarray, vectors: np.ndarray) -> Moves:
         """Some of them, with vectors of their own."""
         decided, numbers = [self.decided[i] for i in kept], (self.option[kept], self.after[kept], self.alike[kept])
-        return Moves(self.einsum, decided, self.left, *numbers, vectors)
+        return Moves(self.einsum, decided, self.left, *numbers, self.shorter[:0], vectors)
 
 
 class Tables:

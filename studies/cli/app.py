@@ -11,7 +11,12 @@ from einsum.problems import InputError, Problem, suggest
 from studies.cli.inputs import parse_sizes
 
 SIZE_HELP = "Sizes, such as M=65536,P=65536,B=64; may be repeated."
+ROUTING_HELP = (
+    "Which experts T tokens choose, K of E each: even, uniform, zipf:0.3, power:1.2, with a seed behind "
+    "another colon, or a .npy file."
+)
 FILE = click.Path(dir_okay=False, path_type=Path)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class Commands(click.Group):
@@ -60,6 +65,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 size_option = click.option("--size", "sizes", multiple=True, callback=_sizes, metavar="NAME=N,...", help=SIZE_HELP)
+routing_option = click.option("--routing", metavar="TEXT|FILE", help=ROUTING_HELP)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
@@ -76,7 +82,9 @@ def commands() -> None:
 @click.option("--machine", required=True, metavar="NAME|FILE", help="Where it runs.")
 @click.option("--mapping", required=True, metavar="NAME|FILE", help="Who computes what, when.")
 @size_option
+@routing_option
 @click.option("--trace", type=FILE, help="Write a trace of the first tiles that ui.perfetto.dev opens.")
+@click.option("--why", is_flag=True, help="Print the bottleneck: its circuit, and what 1% more of each thing gains.")
 @json_option
 def run(**options: Any) -> None:
     """Cost a mapping in closed form, simulate it, and print both side by side."""
@@ -89,6 +97,7 @@ def run(**options: Any) -> None:
 @click.option("--cascade", required=True, metavar="NAME|FILE", help="What is computed.")
 @click.option("--machine", required=True, metavar="NAME|FILE", help="Where it runs.")
 @size_option
+@routing_option
 @click.option("--dtype", metavar="TYPE", help="Element type of every tensor in memory; by default as the cascade says.")
 @click.option("--objective", default="latency", show_default=True, help="latency, energy, edp or pareto.")
 @click.option("--tiling", default="divisors", show_default=True, help="divisors of a rank, or ragged tiles too.")
@@ -102,6 +111,23 @@ def map_(**options: Any) -> None:
     from studies.cli import map as command
 
     command.map_(**options)
+
+
+@commands.command()
+@click.option("--cascade", required=True, metavar="NAME|FILE", help="What is computed.")
+@click.option("--machine", required=True, metavar="NAME|FILE", help="Where it runs.")
+@click.option("--mapping", required=True, metavar="NAME|FILE", help="Whose pipes are bound and ordered.")
+@size_option
+@click.option("--within", type=POSITIVE, metavar="CYCLES", help="From tile to tile at most; else say what is missing.")
+@click.option("--keep-units", is_flag=True, help="Choose the order alone.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="For each pipe; then the best so far, with its gap.")
+@click.option("--out", type=FILE, help="Write the mapping there as YAML.")
+@json_option
+def bind(**options: Any) -> None:
+    """Choose units and order of the Einsums in a mapping's pipes for the least time between tiles, with proof."""
+    from studies.cli import bind as command
+
+    command.bind(**options)
 
 
 @commands.command("import")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping as Dict
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from einsum.problems import InputError, Problem, suggest
@@ -40,14 +41,16 @@ def is_file(name: str) -> bool:
 
 
 def load(
-    cascade_name: str, machine_name: str, mapping_name: str, sizes: Dict[str, int]
+    cascade_name: str, machine_name: str, mapping_name: str, sizes: Dict[str, int], routing: str | None = None
 ) -> tuple[Cascade, Machine, Mapping, Workload]:
-    """The inputs of a run: the mapping checked, and the workload that it maps bound to the sizes.
+    """The inputs of a run: the mapping checked, and the workload that it maps bound to the sizes and to what a routing
+    decides.
 
     InputError with the problems of cascade, machine and mapping file, all at once.
     """
     from arch import read
     from einsum import library as cascades
+    from einsum.occupancy import routed
     from mapper import library
     from mapper.check import check
 
@@ -57,21 +60,27 @@ def load(
     given = _gather(problems, _mapping_file, mapping_name)
     if problems or cascade is None or machine is None:
         raise InputError(problems)
+    known = {}
+    if routing:
+        sizes, known, _ = routed(cascade, sizes, routing)
     if given:
         mapping, workload = given, library.bound(given, cascade, sizes)
     else:
         mapping, workload = library.make(mapping_name, cascade, machine, sizes)
+    workload = replace(workload, given=known)
     check(mapping, workload, machine)
     return cascade, machine, mapping, workload
 
 
 def bound_inputs(
-    cascade_name: str, machine_name: str, sizes: Dict[str, int], dtype: str | None
+    cascade_name: str, machine_name: str, sizes: Dict[str, int], dtype: str | None, routing: str | None = None
 ) -> tuple[Workload, Machine]:
-    """A cascade bound to sizes, of one element type if given, and a machine; InputError with the problems of both."""
+    """A cascade bound to sizes, of one element type if given, and to what a routing decides, and a machine; InputError
+    with the problems of both."""
     from arch import read
     from einsum import library as cascades
     from einsum.bind import bind
+    from einsum.occupancy import routed
 
     problems: list[Problem] = []
     cascade = _gather(problems, cascades.load, cascade_name)
@@ -79,7 +88,10 @@ def bound_inputs(
     if problems or cascade is None or machine is None:
         raise InputError(problems)
     types = {tensor.name: dtype for tensor in cascade.tensors} if dtype else {}
-    return bind(cascade, sizes, types), machine
+    known = {}
+    if routing:
+        sizes, known, _ = routed(cascade, sizes, routing)
+    return bind(cascade, sizes, types, known), machine
 
 
 def _mapping_file(name: str) -> Mapping | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from einsum.problems import InputError, Problem
 from mapper.search.answer import Answer, Found
+from mapper.search.solve import Space
 from studies import report
 from studies.cli.inputs import bound_inputs
 
@@ -19,6 +20,7 @@ def map_(
     cascade: str,
     machine: str,
     sizes: dict[str, int],
+    routing: str | None,
     dtype: str | None,
     objective: str,
     tiling: str,
@@ -32,13 +34,17 @@ def map_(
     from rich.console import Console
 
     from mapper.search.answer import search
-    from mapper.search.solve import Space
     from studies import refine
 
     if simulate and objective != "latency":
         raise InputError(Problem("--simulate looks for the least latency", path="--objective", got=objective))
+    if routing and (simulate or buys or objective == "pareto"):
+        raise InputError(Problem("a routing is mapped for latency, energy or edp alone", path="--routing", got=routing))
     if out:
         report.check_place(out)
+    if routing:
+        _ragged(cascade, machine, sizes, routing, dtype, objective, Space(tiling, buffers), out, as_json)
+        return
     workload, place = bound_inputs(cascade, machine, sizes, dtype)
     with Console(stderr=True).status("") as status:  # shown on a terminal only
         told = lambda text: status.update(f"solving {text}")
@@ -49,7 +55,7 @@ def map_(
             answer = search(workload, place, objective, space, told)
         gains = refine.buys(workload, place, space=space, told=told) if buys else ()
     if out:
-        _write(answer, out)
+        _write(answer.found, out)
     if as_json:
         print(json.dumps(_as_dict(answer) | {"buys": [asdict(g) for g in gains]}, indent=1, allow_nan=False))
         return
@@ -57,6 +63,43 @@ def map_(
     if buys:
         rows = [(g.parameter, g.before_s, g.after_s, f"{g.gain:.2%}") for g in gains]
         report.print_table("10% more of one thing, mapped anew", ("parameter", "before s", "after s", "gain"), rows)
+
+
+def _ragged(
+    cascade: str,
+    machine: str,
+    sizes: dict[str, int],
+    routing: str,
+    dtype: str | None,
+    objective: str,
+    space: Space,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """The same for ragged experts: the best chunk of rows."""
+    from rich.console import Console
+
+    from mapper.chunks import chunked
+    from mapper.show import show
+
+    workload, place = bound_inputs(cascade, machine, sizes, dtype, routing)
+    with Console(stderr=True).status("") as status:
+        found = chunked(workload, place, objective, space, lambda text: status.update(f"solving {text}"))
+    value = {"latency": lambda f: f.latency_s, "energy": lambda f: f.energy_j}
+    best = min(found.values(), key=value.get(objective, lambda f: f.latency_s * f.energy_j))
+    if out:
+        _write((best,), out)
+    if as_json:
+        rows = [{"rows": n, "mapping": _dumped(f), **_numbers(f)} for n, f in found.items()]
+        print(json.dumps({"objective": objective, "best": best.mapping.name, "found": rows}, indent=1, allow_nan=False))
+        return
+    print(show(best.mapping))
+    rows = [(n, f.latency_s, f.energy_j, f.latency_s * f.energy_j) for n, f in found.items()]
+    columns = ("rows of a chunk", "latency s", "energy J", "EDP J s")
+    report.print_table(f"{cascade} on {machine}, {routing}, least {objective}: {best.mapping.name}", columns, rows)
+    print("each chunk is mapped best, with proof, as one expert of so many rows; the whole has no proof")
+    if out:
+        print(f"`stepfall run --mapping {out}/{best.mapping.name}.yaml --routing {routing}`")
 
 
 def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None:
@@ -85,21 +128,23 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
 
 
 def _as_dict(answer: Answer) -> dict[str, object]:
-    from mapper.yaml import dump_mapping
-
     effort = {name: n for name, n in asdict(answer.certificate.effort).items() if name != "stop"}
     proof: dict[str, Any] = asdict(answer.certificate) | {"gap": answer.certificate.gap, "effort": effort}
-    found = [{"mapping": dump_mapping(f.mapping), **_numbers(f)} for f in answer.found]
+    found = [{"mapping": _dumped(f), **_numbers(f)} for f in answer.found]
     return {"certificate": proof, "found": found}
+
+
+def _dumped(found: Found) -> str:
+    from mapper.yaml import dump_mapping
+
+    return dump_mapping(found.mapping)
 
 
 def _numbers(found: Found) -> dict[str, float]:
     return {"latency_s": found.latency_s, "energy_j": found.energy_j}
 
 
-def _write(answer: Answer, out: Path) -> None:
-    from mapper.yaml import dump_mapping
-
+def _write(every: tuple[Found, ...], out: Path) -> None:
     with report.whole_directory(out) as folder:
-        for found in answer.found:
-            (folder / f"{found.mapping.name}.yaml").write_text(dump_mapping(found.mapping))
+        for found in every:
+            (folder / f"{found.mapping.name}.yaml").write_text(_dumped(found))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from arch.machine import Machine
+from einsum.cascade import Cascade, Workload
 from einsum.problems import InputError, Problem
+from mapper.mapping import Mapping
 from mapper.result import QUANTITIES, Result, Row
 from studies import report
+from studies.cli import run_why
 from studies.cli.inputs import load
 from studies.report import Cell
 
@@ -17,19 +21,36 @@ COLUMNS = ("quantity", "place", "detail", "unit", "closed form", "simulated", "r
 SHOWN = ("latency", "utilization", "stall", "bytes", "energy", "operations")  # in this order
 
 
-def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: Path | None, as_json: bool) -> None:
-    """Print both results, or the closed form alone with the reason why; with `trace` write a trace."""
+def run(
+    cascade: str,
+    machine: str,
+    mapping: str,
+    sizes: dict[str, int],
+    routing: str | None,
+    trace: Path | None,
+    why: bool,
+    as_json: bool,
+) -> None:
+    """Print both results, or the closed form alone with the reason why; with `trace` write a trace, with `why` say what
+    holds the simulated run up."""
+    from sim.bottleneck import bottleneck
+
     if trace:
         report.check_place(trace.parent)
-    closed, simulated = results(cascade, machine, mapping, sizes, trace)
+    computed, place, mapped, workload = load(cascade, machine, mapping, sizes, routing)
+    closed, simulated = results(computed, place, mapped, workload, sizes, trace)
     both = (closed, simulated) if simulated else (closed,)
+    held = bottleneck(mapped, workload, place) if why and simulated else None
     if as_json:
-        print(json.dumps({"results": [result.as_dict() for result in both]}, indent=1, allow_nan=False))
+        more = {"bottleneck": asdict(held)} if held else {}
+        print(json.dumps({"results": [result.as_dict() for result in both]} | more, indent=1, allow_nan=False))
         return
     title = ", ".join(f"{key} {value}" for key, value in closed.config.items() if key != "sizes")
     report.print_table(title, COLUMNS, comparison(closed, simulated))
     for note in dict.fromkeys(note for result in both for note in result.notes):
         print(note)
+    if held:
+        run_why.show(held)
     if trace:
         print(f"trace: {trace} (open it in ui.perfetto.dev)")
     if closed.provenance:
@@ -37,9 +58,9 @@ def run(cascade: str, machine: str, mapping: str, sizes: dict[str, int], trace: 
 
 
 def results(
-    cascade_name: str, machine_name: str, mapping_name: str, sizes: dict[str, int], trace: Path | None
+    cascade: Cascade, machine: Machine, mapping: Mapping, workload: Workload, sizes: dict[str, int], trace: Path | None
 ) -> tuple[Result, Result | None]:
-    """The closed-form and the simulated result, stamped; InputError with the problems of the inputs.
+    """The closed-form and the simulated result, stamped.
 
     None for what the simulator does not understand yet, with a note on the closed form, unless a trace is wanted.
     """
@@ -47,8 +68,8 @@ def results(
     from sim.outcome import Deadlock, NotSimulated
     from sim.run import simulate
 
-    cascade, machine, mapping, workload = load(cascade_name, machine_name, mapping_name, sizes)
-    inputs = (cascade, machine, mapping, sizes)
+    given = {name: value.tolist() for name, value in workload.given.items()}
+    inputs = (cascade, machine, mapping, sizes, *([given] if given else []))
     closed = cost(mapping, workload, machine).with_provenance(*inputs)
     try:
         if trace:

@@ -12,21 +12,28 @@ ATTENTION = {"B": 1, "H": 1, "E": 64, "F": 64, "M": 4096, "P": 4096}
 # The cascade, machine and sizes that `show mapping NAME` makes a mapping for when none are given.
 USUAL = {
     "flash-attention": ("attention-1pass", "h100", ATTENTION),
+    "flash-attention-backward": ("backward-attention-recompute", "h100", ATTENTION),
     "flash-attention-persistent": ("attention-1pass-causal", "h100", ATTENTION),
     "flash-attention-tma": ("attention-1pass", "h100", ATTENTION),
     "flat": ("attention-3pass", "flat", ATTENTION),
     "fusemax-architecture": ("attention-1pass", "fusemax", ATTENTION),
+    "fusemax-backward": ("backward-attention", "fusemax", ATTENTION),
+    "fusemax-backward-recompute": ("backward-attention-recompute-causal", "fusemax", ATTENTION),
     "fusemax-binding": ("attention-1pass", "fusemax", ATTENTION),
     "fusemax-cascade": ("attention-1pass", "flat", ATTENTION),
     "fusemax-greedy": ("attention-1pass", "fusemax", ATTENTION),
+    "fusemax-rows": ("backward-layer-norm", "fusemax", {"B": 16, "T": 256, "D": 1024}),
     "gpu-decode": ("attention-flashdecode", "h100", ATTENTION | {"P": 16}),
     "gpu-gemm": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
     "gpu-gemm-grouped": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
     "gpu-gemm-persistent-tma": ("gemm", "h100", {"M": 4096, "N": 4096, "K": 4096}),
+    "gpu-moe": ("moe-grouped", "h100", {"T": 4096, "K": 8, "E": 128, "D": 4096, "I": 1536}),
     "gpu-passes": ("attention-3pass-recompute", "h100", ATTENTION),
+    "gpu-row-blocks": ("backward-layer-norm", "h100", {"B": 264, "T": 64, "D": 1024}),
     "gpu-rows": ("softmax", "h100", {"T": 4096, "N": 1024}),
     "gpu-unfused": ("attention-3pass", "h100", ATTENTION | {"M": 1024}),
     "linear": ("transformer-linear", "fusemax", {"T": 4096, "D": 768, "I": 768, "S": 3072}),
+    "tpu-rows": ("backward-cross-entropy", "tpu-v4i", {"T": 4096, "V": 32000}),
     "unfused": ("attention-3pass", "flat", ATTENTION),
 }
 

@@ -90,7 +90,7 @@ def test_show_lists_and_shows_everything_that_ships(kind: str, names: str, stepf
 
 
 def test_studies_and_kernels_are_listed(stepfall_in):
-    assert stepfall_in("study").out.split() == ["fusemax", "mapper"]
+    assert stepfall_in("study").out.split() == ["fusemax", "mapper", "moe", "sparse"]
     assert "flash-attention" in stepfall_in("gpu", "check").out.split()
 
 
@@ -116,6 +116,35 @@ def test_help_and_version(stepfall_in):
         answer = stepfall_in(*command, "--help")
         assert answer.code == 0
         assert answer.out.startswith("Usage: stepfall")
+
+
+def test_run_says_why_it_takes_as_long(stepfall_in):
+    plain, why = stepfall_in(*RUN), stepfall_in(*RUN, "--why")
+    assert "bottleneck" not in plain.out
+    assert "bottleneck of attention in " in why.out
+    lines = [line.split() for line in why.out.splitlines()]
+    circuit = next(n for n, words in enumerate(lines) if words[:2] == ["task", "times"])
+    assert len(lines[circuit + 1 : next(n for n, words in enumerate(lines) if words[:2] == ["latency", "with"])]) <= 8
+    assert any(words[:2] == ["pe_1d", "throughput"] and words[2].startswith("-") for words in lines)
+
+
+def test_run_as_json_has_the_bottleneck_when_asked(stepfall_in):
+    assert "bottleneck" not in json.loads(stepfall_in(*RUN, "--json").out)
+    found = json.loads(stepfall_in(*RUN, "--why", "--json").out)
+    bottleneck = found["bottleneck"]
+    assert bottleneck["latency_s"] == pytest.approx(expected_latencies()[1], rel=1e-12)
+    (pace,) = bottleneck["paces"]
+    assert sum(step["ticks"] for step in pace["circuits"][0]["steps"]) == pace["circuits"][0]["ticks"]
+    assert {"parameters", "least", "most"} == set(bottleneck["shares"][0])
+    assert {"group", "slot", "count", "less", "more"} == set(bottleneck["depths"][0])
+
+
+def test_a_kernel_mapping_has_no_bottleneck_but_says_that_it_is_not_simulated(stepfall_in):
+    sizes = "B=1,H=2,E=64,F=64,M=256,P=256"
+    names = ("--cascade", "attention-1pass", "--machine", "h100", "--mapping", "flash-attention", "--size", sizes)
+    answer = stepfall_in("run", *names, "--why")
+    assert answer.code == 0
+    assert "closed form only" in answer.out and "bottleneck" not in answer.out
 
 
 def test_interrupt_exits_with_130(stepfall_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

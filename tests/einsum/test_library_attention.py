@@ -13,7 +13,7 @@ from einsum.problems import InputError
 from einsum.show import show
 from einsum.variants import VARIANTS, split
 
-STEMS = tuple(name.removesuffix("-causal") for name in library() if name.endswith("-causal"))
+STEMS = tuple(name.removesuffix("-lse") for name in library() if name.endswith("-lse"))
 COMBINED = (
     "gqa-paged-lengths", "gqa-causal-end-softcap", "mqa-window-alibi", "gqa-window-lengths-blocks-softcap-alibi-topk",
     "gqa-causal-bias", "mqa-causal-end-lengths-relative", "mla-causal-end", "mla-paged-lengths-topk",

@@ -18,18 +18,25 @@ from einsum.variants import VARIANTS
 GOLDEN = Path(__file__).parent / "golden" / "library.txt"
 SIZES = {"B": 2, "H": 8, "G": 4, "R": 2, "P": 32, "M": 64, "E": 16, "F": 8, "M0": 8, "M2": 4, "N": 12, "NP": 16,
          "C": 24, "S": 16, "J": 4, "W": 8, "L": 64, "PS": 8, "MS": 8, "KEEP": 6, "T": 16, "D": 32, "I": 48, "K": 20,
-         "V": 40}  # fmt: skip
-FIBER = {"gate-softmax-topk": "e", "gate-topk-softmax": "e", "gate-sigmoid-topk": "e", "softmax": "n",
-         "layer-norm": "d", "rms-norm": "d", "mlp": "i", "swiglu": "i", "cross-entropy": "v",
+         "V": 40, "CAP": 6, "KJ": 2}  # fmt: skip
+DEVICES = {"P": 4}  # in a mixture of experts P is the number of devices
+FIBER = {"sparse-block-topk-decode": "n", "backward-layer-norm": "d", "backward-cross-entropy": "v",
+         "softmax": "n",
+         "layer-norm": "d", "layer-norm-stats": "d", "rms-norm": "d", "mlp": "i", "swiglu": "i", "cross-entropy": "v",
          "gemm": "k", "grouped-gemm": "d", "transformer-linear": "d"}  # fmt: skip
 
 
 def line(name):
     cascade = load(name)
-    rank = FIBER.get(name) or ("m1" if "m1" in cascade.ranks else "m")
-    analysis = analyse(bind(cascade, {size: SIZES[size] for size in cascade.free_sizes}))
+    rank = FIBER.get(name) or _expert_fiber(name) or ("m1" if "m1" in cascade.ranks else "m")
+    sizes = SIZES | (DEVICES if name.startswith("moe-") else {})
+    analysis = analyse(bind(cascade, {size: sizes[size] for size in cascade.free_sizes}))
     operations = " ".join(f"{op_class} {count}" for op_class, count in analysis.operations.items())
     return f"{name}: {passes(cascade, rank).count} over {rank}; {operations}"
+
+
+def _expert_fiber(name):
+    return "e" if name.startswith("gate-") else "d" if name.startswith("moe-") else ""
 
 
 @pytest.mark.parametrize("name", library())

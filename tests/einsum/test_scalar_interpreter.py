@@ -31,6 +31,8 @@ SCALAR = {
     "min": lambda a, b: a if a <= b or a != a else b,
     "or": lambda a, b: float(a != 0 or b != 0),
     "lt": lambda a, b: float(a < b),
+    "gt": lambda a, b: float(a > b),
+    "eq": lambda a, b: float(a == b),
     "ge": lambda a, b: float(a >= b),
     "select": lambda c, a, b: a if c != 0 else b,
     "exp": np.exp,

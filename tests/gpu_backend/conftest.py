@@ -6,6 +6,7 @@ import pytest
 
 if find_spec("triton") is None:
     collect_ignore = [
+        "test_backward_kernels.py",
         "test_descriptors.py",
         "test_eight_bits.py",
         "test_generated_kernels.py",

@@ -9,21 +9,30 @@ from flash import MACHINE
 
 from einsum.bind import bind
 from einsum.library import load as load_cascade
+from einsum.occupancy import Occupancy, Routing
 from einsum.problems import InputError
 from gpu_backend.check import TOLERANCE, oracle_case, relative_error
 from gpu_backend.count import count
 from gpu_backend.handwritten import tutorial
 from gpu_backend.handwritten.ledger import differences
 from gpu_backend.handwritten.library import ROUTINES, check
-from gpu_backend.handwritten.moe import Tiles, fused_moe, routing
+from gpu_backend.handwritten.moe import Tiles, fused_moe
 from gpu_backend.handwritten.paged import cache, paged_decode
 from gpu_backend.interpret import run
 from gpu_backend.static import TARGETS, profile
+from mapper.check import check as check_mapping
+from mapper.cost import cost
+from mapper.experts import fused_moe as mapped_moe
+from mapper.library import bound
 
 
-def alike(tokens, experts):
-    """Every token chooses the same experts; all others are empty."""
-    return np.tile(np.array(experts, np.int32), (tokens, 1))
+def alike(tokens, experts, count):
+    """Every token chooses the same of `count` experts; all others are empty."""
+    return Routing(np.tile(np.array(experts, np.int32), (tokens, 1)), count)
+
+
+def routing(tokens, experts, chosen, seed, skew=0.3):
+    return Occupancy("zipf", skew, seed).draw(tokens, experts, chosen)
 
 
 ROUTINGS = {  # name -> (T, E, F, tiles, element type, routing [t,k])
@@ -31,8 +40,8 @@ ROUTINGS = {  # name -> (T, E, F, tiles, element type, routing [t,k])
     "as drawn": (40, 8, 64, Tiles(16, 32, 32), "fp16", routing(40, 8, 2, 1)),
     "skewed": (40, 8, 64, Tiles(16, 32, 32), "fp32", routing(40, 8, 2, 2, skew=2)),
     "very skewed": (64, 16, 32, Tiles(32, 32, 32, group=2), "bf16", routing(64, 16, 2, 3, skew=6)),
-    "one for all": (33, 4, 64, Tiles(16, 64, 32), "bf16", alike(33, [2])),
-    "two for all": (32, 4, 64, Tiles(16, 32, 64), "bf16", alike(32, [3, 0])),
+    "one for all": (33, 4, 64, Tiles(16, 64, 32), "bf16", alike(33, [2], 4)),
+    "two for all": (32, 4, 64, Tiles(16, 32, 64), "bf16", alike(32, [3, 0], 4)),
     "more experts than pairs": (5, 24, 32, Tiles(16, 32, 32), "bf16", routing(5, 24, 2, 4)),
     "one token": (1, 8, 32, Tiles(16, 32, 32), "bf16", routing(1, 8, 8, 5)),
     "odd number of experts": (50, 7, 32, Tiles(16, 32, 32, group=3), "bf16", routing(50, 7, 3, 6)),
@@ -43,7 +52,7 @@ ROUTINGS = {  # name -> (T, E, F, tiles, element type, routing [t,k])
 
 def experts(name):
     tokens, count_, width, tiles, dtype, chosen = ROUTINGS[name]
-    sizes = {"T": tokens, "D": 64, "E": count_, "F": width, "K": chosen.shape[1]}
+    sizes = {"T": tokens, "D": 64, "E": count_, "F": width, "K": chosen.choices}
     return fused_moe(sizes, chosen, MACHINE, tiles, dtype)
 
 
@@ -65,6 +74,46 @@ def test_experts_equal_the_oracles_and_the_closed_form(name):
     outputs, counted = count(routine.kernels, inputs)
     assert relative_error(outputs["O"], exact["O"]) <= TOLERANCE[ROUTINGS[name][4]]
     assert differences(routine.closed, counted) == ()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_random_routings_equal_the_closed_form(seed):
+    """Sizes, tiles and distributions drawn at random, Zipf 0.6 among them."""
+    rng = np.random.default_rng(seed)
+    kind, skew = [("zipf", 0.6), ("uniform", 0.0), ("power", 1.2), ("zipf", 0.3), ("even", 0.0)][seed % 5]
+    tokens, count_ = int(rng.integers(1, 70)), int(rng.integers(4, 20))
+    sizes = {"T": tokens, "D": 64, "E": count_, "F": 32, "K": int(rng.integers(1, 5))}
+    chosen = Occupancy(kind, skew, seed).draw(tokens, count_, sizes["K"])
+    routine = fused_moe(sizes, chosen, MACHINE, Tiles(int(rng.choice([16, 32])), 32, 32))
+    inputs, exact = oracle_case(routine.workload, seed, routine.given)
+    outputs, counted = count(routine.kernels, inputs)
+    assert relative_error(outputs["O"], exact["O"]) <= TOLERANCE["bf16"]
+    assert differences(routine.closed, counted) == ()
+    useful = routine.closed.total("operations", detail="mac", boundary="useful")
+    assert useful == 3 * tokens * sizes["K"] * 64 * 32
+
+
+@pytest.mark.parametrize("kind", [("zipf", 0.6), ("uniform", 0.0), ("even", 0.0)], ids=str)
+def test_the_mapping_of_ragged_experts_does_what_these_kernels_do(kind):
+    """Bytes at device memory, and issued and useful operations, under the same routing; X is read for both products
+    at once, and W1 holds the weights of both."""
+    chosen = Occupancy(*kind).draw(300, 7, 3)
+    tiles, sizes = Tiles(32, 64, 64), {"T": 300, "K": 3, "E": 7, "D": 256}
+    ours = fused_moe({**sizes, "F": 192}, chosen, MACHINE, tiles).closed
+    mapping = mapped_moe(load_cascade("moe-grouped"), MACHINE, {**sizes, "I": 192}, 32, 64, 64)
+    workload = bound(mapping, load_cascade("moe-grouped"), {**sizes, "I": 192})
+    workload = replace(workload, given=chosen.given(workload.cascade))
+    check_mapping(mapping, workload, MACHINE)
+    result = cost(mapping, workload, MACHINE)
+    moved = lambda r, tensor, detail: r.total("bytes", tensor=tensor, place="hbm", detail=detail, boundary="issued")
+    reads = (("X", "X"), ("W1", "W1 W3"), ("W2", "W2"), ("H", "H"), ("YE", "Y"))
+    writes = (("H", "H"), ("YE", "Y"), ("Y", "O"))
+    for tensor, same, detail in (*((*x, "read") for x in reads), *((*x, "write") for x in writes)):
+        assert moved(result, tensor, detail) == sum(moved(ours, name, detail) for name in same.split()) > 0
+    for einsum, same in (("U", ("U", "UG")), ("YE", ("Y",))):
+        for boundary in ("issued", "useful"):
+            done = sum(ours.value("operations", einsum=e, detail="mac", boundary=boundary) for e in same)
+            assert result.total("operations", einsum=einsum, boundary=boundary) == done > 0
 
 
 def test_padding_to_whole_blocks_is_what_the_routing_says():
@@ -217,8 +266,8 @@ def test_what_the_kernels_do_not_take_is_refused():
     sizes = {"T": 4, "D": 64, "E": 4, "F": 96, "K": 2}
     with pytest.raises(InputError, match=r"F: has to be a multiple of the tile 64 \(got 96\)"):
         fused_moe(sizes, routing(4, 4, 2, 0), MACHINE, Tiles(16, 64, 32))
-    for wrong in (alike(4, [1, 1]), alike(4, [1, 4]), alike(3, [0, 1])):
-        with pytest.raises(InputError, match="distinct experts"):
+    for wrong in (alike(4, [1], 4), alike(4, [1, 4], 5), alike(3, [0, 1], 4)):
+        with pytest.raises(InputError, match="IDS: the routing is of other sizes T, K, E"):
             fused_moe(sizes, wrong, MACHINE, Tiles(16, 32, 32))
     for name in ROUTINES:
         with pytest.raises(InputError, match=r"written by hand take bf16, .* \(got tf32\)"):

@@ -27,6 +27,7 @@ from mapper.library_gpu import flash_attention, gemm
 from mapper.mapping import Compute, Group, Hold, Loop, Mapping, Move, Seq
 
 GOLDEN = Path(__file__).parent / "golden"
+BACKWARD = "flash-attention-backward-causal"
 SIZES = {"B": 1, "H": 2, "P": 200, "M": 200, "E": 64, "F": 64}
 
 
@@ -55,9 +56,9 @@ def test_the_source_is_the_reviewed_one(name, sizes):
     ast.parse(text)
 
 
-@pytest.mark.parametrize("name", ["attention-3pass-causal", "flash-decode", "grouped-gemm"])
+@pytest.mark.parametrize("name", ["attention-3pass-causal", "flash-decode", "grouped-gemm", BACKWARD])
 def test_the_sources_of_other_structures_are_the_reviewed_ones(name):
-    """Three tile loops in one kernel, two kernels with memory between them, gathered rows."""
+    """Three tile loops in one kernel, two kernels with memory between them, gathered rows, loops either way."""
     cascade_name, mapping_name, sizes = KERNELS[name]
     mapping, workload = make(mapping_name, load_cascade(cascade_name), MACHINE, sizes)
     text = "\n\n".join(kernel.source for kernel in emit(workload, mapping))
@@ -277,6 +278,8 @@ def one_einsum(text: str):
         ("tensor X[p,m]\ntensor Z[p,m]: bool\nY[p] | Z[p,m] = max[m] X[p,m]\n", "guards are affine inequalities"),
         ("tensor X[p]\ntensor W[m]\nY[p,m] = 2 * W[m] + X[p]\n", "needs an Einsum of its own (got 2 * W[m])"),
         ("tensor X[p,m]\nY[p,m] | m <= p = X[p,m] + 1\n", "an output with points that do not exist"),
+        ("tensor X[p,m]\nY[p,m] = eq(X[p,m], 1)\n", "eq compares a coordinate with an int32 element (got"),
+        ("tensor X[p,m]\ntensor L[p]\nY[p,m] = X[p,m] * eq(m, L[p])\n", "an int32 element (got eq(m, L[p]))"),
     ],
 )
 def test_cascades_that_no_kernel_computes_are_refused(text, reason):

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from sim import fold
 from sim.outcome import Deadlock, Run
-from sim.program import Dep, Loop, Program, Resource, Slot, Task, When
+from sim.program import Affine, Dep, Extreme, Loop, Program, Resource, Slot, Table, Task, When
 from sim.random_program import random_program
 
 
@@ -57,11 +57,54 @@ def test_every_tick_of_a_resource_is_busy_or_has_a_cause():
             assert run.busy(resource.name) + sum(run.stalls[resource.name].values()) == run.makespan
 
 
+def test_an_outer_loop_with_a_tail_inside_is_skipped_up_to_it():
+    """As where an array's width does not divide a length: 523 blocks of 7 tiles, the last one of 6."""
+    tail = Loop("p", Extreme("min", (7, Affine(523 * 7 - 1, (("b", -7),)))))
+    program = replace(fusemax(m1=1, p1=1), loops=(Loop("bh", 4), Loop("b", 523), Loop("m1", 50), tail))
+    folded = fold.run(program)
+    assert folded.tiles == 4 * (523 * 7 - 1) * 50
+    assert folded.simulated < 1000
+    short = replace(
+        program,
+        loops=(
+            Loop("bh", 2),
+            Loop("b", 12),
+            Loop("m1", 9),
+            replace(tail, stop=Extreme("min", (7, Affine(83, (("b", -7),))))),
+        ),
+    )
+    assert same(fold.run(short), fold.run_full(short))
+
+
 def test_causal_loop_is_not_skipped_but_its_inner_loops_are():
     program = random_program(3, most=(1, 9, 1), kind="causal")
     wide = replace(program, loops=(*program.loops[:2], Loop("k", 2000)))
     assert fold.run(wide).simulated < 0.05 * fold.run(wide).tiles
     assert same(fold.run(program), fold.run_full(program))
+
+
+RUNS = (4,) * 12 + (2,) * 5 + (4,) * 9 + (0, 0, 7) + (3,) * 11  # iterations of k for each j
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        Loop("k", Table("j", RUNS)),
+        Loop("k", Extreme("min", (5, Affine(37 * 5 + 3, (("j", -5),))))),  # a tail in the last of j
+        Loop("k", Extreme("min", (6, Affine(1, (("j", 1),)))), Extreme("max", (0, Affine(-33, (("j", 1),))))),
+        Loop("k", Affine(1, (("j", 1),), 16)),
+    ],
+    ids=["runs", "tail", "trapezium", "steps"],
+)
+def test_iterations_with_equal_inner_bounds_are_skipped_exactly(inner):
+    few = 0
+    for seed in range(60):
+        program = random_program(seed, kind="ragged")
+        program = replace(program, loops=(Loop("i", 2), Loop("j", 38), inner))
+        folded = fold.run(program)
+        assert same(folded, fold.run_full(program)), program.name
+        few += 2 * folded.simulated < folded.tiles
+    assert few > 10
 
 
 def test_drifting_buffers_fold_until_they_run_out():

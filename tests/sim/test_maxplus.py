@@ -62,6 +62,20 @@ def test_slack_that_settles_slowly_is_a_power():
     assert len(found.items) < 40
 
 
+def test_an_order_waits_for_the_launch_that_shows_what_to_pass_over():
+    """`late` of a tile comes after `rare` of the next. That this does not exist is known once the next is launched."""
+    tasks = (
+        Task("rare", "x", 1, when=(When("i", 0),)),
+        Task("late", "x", 5),
+        Task("tail", None, 20, (Dep("late"),)),
+    )
+    order = Resource("x", (("rare", 0), ("late", 1)))
+    program = Program("passes", (Loop("i", 50),), tasks, (order,), 2, 1.0)
+    found = evaluate(program)
+    assert found.makespan == fold.run(program).makespan == 1231
+    assert ticks_on(found) == found.makespan
+
+
 def test_greedy_resources_and_shared_slots_are_refused():
     with pytest.raises(NotStatic, match=r"resources.pe_2d: a resource without a static order"):
         evaluate(fusemax(m1=4, p1=1, static=False))

@@ -12,7 +12,7 @@ from einsum.parse import parse
 from einsum.problems import InputError
 from einsum.show import show
 from studies.layers import layer
-from studies.models import Latent, model, models
+from studies.models import Experts, Latent, model, models, rows
 
 SMALL = {"hidden": 8, "heads": 4, "kv_heads": 4, "head_dim": 4, "ffn": 12}
 LATENT = Latent(queries=5, keys=6, nope=3, rope=4, value=2)
@@ -27,9 +27,22 @@ TOY = {
     "MLA": replace(model("DeepSeek-V3"), **SMALL, latent=LATENT),
     "MLA, queries not compressed": replace(model("DeepSeek-V2-Lite"), **SMALL, latent=replace(LATENT, queries=0)),
     "encoder in front of a decoder": replace(model("T5"), **SMALL),
-}
+    "experts": replace(model("Mixtral-8x7B"), **SMALL | {"kv_heads": 2},
+                       experts=Experts(4, 2, 5, score="softmax_topk_renorm")),
+    "experts in groups": replace(model("DeepSeek-V3"), **SMALL, latent=LATENT,
+                                 experts=Experts(6, 2, 5, 3, "sigmoid+bias", 0, 1, 3, 2, 2.5)),
+    "experts of chosen logits": replace(model("GPT-OSS-20B"), **SMALL | {"kv_heads": 2}, window=0,
+                                        experts=Experts(4, 3, 5, score="topk_then_softmax")),
+    "one expert of chosen logits": replace(model("Llama-4-Scout"), **SMALL | {"kv_heads": 2},
+                                           experts=Experts(4, 1, 5, 7, "sigmoid")),
+}  # fmt: skip
 TILES = {"M0": 2, "M2": 2, "T0": 2, "S": 5, "J": 2, "NP": 6}
-DENSE = [name for name in models() if model(name).is_dense(0)]
+KINDS = [  # a layer of each kind that a model has
+    (name, next(i for i in range(model(name).layers) if model(name).is_dense(i) == dense))
+    for name in models()
+    for dense in (True, False)
+    if dense in map(model(name).is_dense, range(model(name).layers))
+]
 
 
 def tables(count, width, first=0):
@@ -112,6 +125,28 @@ def bias_of(m, x, w, h):
     return found
 
 
+def mixed(m, value, w):
+    """Rows through the experts that each token chooses, and the shared ones."""
+    e, result = m.experts, np.zeros(value.shape)
+    swiglu = lambda row, w1, w3, w2: (row @ w1 / (1 + np.exp(-(row @ w1))) * (row @ w3)) @ w2
+    for t, row in enumerate(value):
+        logits = row @ w["WR"]
+        scores = 1 / (1 + np.exp(-logits)) if e.score.startswith("sigmoid") else np.exp(logits) / np.exp(logits).sum()
+        ranked = scores + w.get("FBIAS", 0)
+        if e.best_groups < e.groups:
+            members = np.arange(e.count).reshape(e.groups, -1)
+            worth = [np.sort(ranked[of])[-2:].sum() for of in members]
+            kept = members[np.argsort(worth)[-e.best_groups :]].ravel()
+            ranked = np.where(np.isin(np.arange(e.count), kept), ranked, -np.inf)
+        taken = np.argsort(-ranked)[: e.chosen]
+        total = scores[taken].sum() if e.score != "sigmoid" else 1
+        for x in taken:
+            result[t] += w.get("FSCALE", 1) * scores[x] / total * swiglu(row, w["W1"][x], w["W3"][x], w["W2"][x])
+        if e.shared:
+            result[t] += swiglu(row, w["WS1"], w["WS3"], w["WS2"])
+    return result
+
+
 def reference(m, index, x, w):
     """Y of one request (tokens, hidden) in prefill."""
     at = np.arange(len(x))
@@ -130,6 +165,8 @@ def reference(m, index, x, w):
         "relu": lambda u: u * (u > 0),
     }[m.activation]
     feed = lambda value: (act(value @ w["W1"]) * (value @ w["W3"] if m.gated else 1)) @ w["W2"]
+    if not m.is_dense(index):
+        feed = lambda value: mixed(m, value, w)
     if m.post_norm:
         middle = norm(x + attend(x), "1")
         return norm(middle + feed(middle), "2")
@@ -228,26 +265,37 @@ def test_paged_decode_of_requests_of_different_lengths(name):
 
 
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
-@pytest.mark.parametrize("name", DENSE)
-def test_the_layer_holds_the_parameters_of_the_model(name, mode):
+@pytest.mark.parametrize(("name", "index"), KINDS)
+def test_the_layer_holds_the_parameters_of_the_model(name, index, mode):
     """At full size: weights are the model's, the cache is the model's, the text reads back."""
     m = model(name)
+    index = m.layers - 1 if m.cross_layers else index
     if mode == "decode" and not m.causal:
         return
-    workload = bound(m, mode, 3, 64, index=m.layers - 1 if m.cross_layers else 0, source=20 * (m.cross_layers > 0))
+    workload = bound(m, mode, 3, 64, index=index, source=20 * (m.cross_layers > 0))
     cascade = workload.cascade
-    weights = sum(workload.elements(t) for t in cascade.inputs if t.startswith("W"))
-    assert weights == m.layer_parameters(m.layers - 1 if m.cross_layers else 0)
+    assert weights_of(workload) == m.layer_parameters(index)
     assert parse(show(cascade)) == cascade
-    assert cascade.name == f"{name}-layer{m.layers - 1 if m.cross_layers else 0}-{mode}"
+    assert cascade.name == f"{name}-layer{index}-{mode}"
     if mode == "decode":
         cache = sum(workload.elements(t) for t in ("K", "V") if t in cascade.inputs)
         assert cache * m.layers == 3 * 64 * m.kv_elements
 
 
+def weights_of(workload):
+    return sum(workload.elements(t) for t in workload.cascade.inputs if t.startswith("W"))
+
+
+@pytest.mark.parametrize("row", rows("model_configs"), ids=lambda row: row["model"])
+def test_weights_of_all_layers_add_up_to_the_published_total(row):
+    m = model(row["model"])
+    kinds = {dense: weights_of(bound(m, "prefill", 1, 8, index=i)) for name, i in KINDS if name == m.name
+             for dense in [m.is_dense(i)]}  # fmt: skip
+    total = m.embedding + sum(kinds[m.is_dense(i)] for i in range(m.layers))
+    assert f"{total / 1e9:.2f}".rstrip("0").rstrip(".") == row["calc_total_B"].rstrip("0").rstrip(".")
+
+
 MISTAKES = {
-    "experts": (("Mixtral-8x7B", "prefill", 1, 8), {}, "a layer with experts cannot be expanded yet; every layer"),
-    "experts behind dense layers": (("DeepSeek-V3", "prefill", 1, 8), {"index": 3}, "those without are 0, 1, 2"),
     "mode": (("BERT", "prefil", 1, 8), {}, "mode is prefill or decode (got prefil); did you mean prefill?"),
     "no such layer": (("BERT", "prefill", 1, 8), {"index": 12}, "the model has layers 0 to 11 (got 12)"),
     "encoder's length": (("T5", "prefill", 1, 8), {"index": 6}, "layer 6 attends to an encoder: give its length"),

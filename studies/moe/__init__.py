@@ -1,0 +1,1 @@
+"""Mixtures of experts: what the routing of tokens does to latency, traffic and load."""
