@@ -38,8 +38,7 @@ def chunked(
 
     InputError if the workload is none of ragged experts alone, or its lengths are not given.
     """
-    _, rank = _lengths(workload.cascade)
-    ((_, _, tensor),) = length_guards(workload.cascade.einsums[0])
+    _, rank, tensor = _lengths(workload.cascade)
     if tensor not in workload.given:
         raise InputError(Problem(f"the lengths {tensor} are not given: name a routing", path=workload.cascade.name))
     found: dict[int, Found] = {}
@@ -59,7 +58,7 @@ def one_expert(workload: Workload, rows: int) -> Workload:
 
     InputError if the cascade is none of ragged experts alone.
     """
-    by, ragged = _lengths(workload.cascade)
+    by, ragged, _ = _lengths(workload.cascade)
     bare = replace(workload.cascade, einsums=tuple(replace(e, guards=()) for e in workload.cascade.einsums))
     read = {a.tensor for e in bare.einsums for a in e.reads} | {e.name for e in bare.einsums}
     bare = replace(bare, tensors=tuple(t for t in bare.tensors if t.name in read))
@@ -76,8 +75,7 @@ def one_by_one(mapping: Mapping, workload: Workload, machine: Machine, rows: int
 
     The outermost memory but the root above all units of a group holds the expert's length meanwhile.
     """
-    by, rank = _lengths(workload.cascade)
-    ((_, _, tensor),) = length_guards(workload.cascade.einsums[0])
+    by, rank, tensor = _lengths(workload.cascade)
 
     def wrapped(group: Group) -> Group:
         units = {u for leaf in leaves(mapping) if leaf.group == group.name for u in _units(leaf.node)}
@@ -107,11 +105,11 @@ def _bounded(node: Node, rank: str) -> Node:
     return node
 
 
-def _lengths(cascade: Cascade) -> tuple[str, str]:
-    """(the rank of experts, the rank of their rows), whose lengths every Einsum has."""
+def _lengths(cascade: Cascade) -> tuple[str, str, str]:
+    """(the rank of experts, the rank of their rows, the tensor of their lengths), those of every Einsum."""
     found = [length_guards(e) for e in cascade.einsums]
     if len(set(found)) != 1 or len(found[0]) != 1 or len(found[0][0][1]) != 1:
         what = "ragged experts are Einsums that all have one guard by a length of each expert"
         raise InputError(Problem(what, path=cascade.name))
-    ((rank, (by,), _),) = found[0]
-    return by, rank
+    ((rank, (by,), tensor),) = found[0]
+    return by, rank, tensor

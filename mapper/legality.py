@@ -292,10 +292,13 @@ def _completed(report: Report, maker: Site[Compute], reader: Site[Compute], acce
 
 
 def _partial_results(report: Report, leaf: Site[Compute], workload: Workload) -> None:
-    """A result that a loop around accumulates or carries is held by a loop outside of that loop."""
+    """A result that a loop around accumulates or carries is held by a loop outside of that loop; one that takes the
+    rank whole accumulates nothing."""
     einsum = workload.cascade[leaf.node.einsum]
     for rank in (*einsum.reduced, *((einsum.iterative,) if einsum.iterative else ())):
-        walked = [i for i, loop in enumerate(leaf.loops) if rank in loop.node.ranks and loop.node.over is None]
+        whole = workload.extent(rank) if rank != einsum.iterative else math.inf
+        loops = [(i, x.node) for i, x in enumerate(leaf.loops) if not x.node.over]
+        walked = [i for i, x in loops if rank in x.ranks and x.tile[x.ranks.index(rank)] < whole]
         outside = leaf.loops[: walked[0]] if walked else ()
         if walked and not any(hold.tensor == einsum.name for loop in outside for hold in loop.node.holds):
             verb = "carries" if rank == einsum.iterative else "accumulates"

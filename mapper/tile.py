@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from einsum.affine import Affine, affine
-from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Name, Workload, rank_variables
-from einsum.ops import INTERSECTION, OPS, is_view
+from einsum.cascade import Access, Cascade, Einsum, Guard, Name, Workload, rank_variables
+from einsum.ops import is_view
+from einsum.thinned import thinned
 
 Box = Mapping[str, tuple[int, int]]  # rank -> (first coordinate, extent)
 Overflow = tuple[Affine, int]  # an index, and the size of what it indexes
@@ -38,31 +39,6 @@ def whole(cascade: Cascade, tensor: str) -> Access:
     return Access(tensor, tuple(Name(r) for r in cascade.tensor[tensor].ranks))
 
 
-def chosen(workload: Workload, tensor: str) -> dict[str, int]:
-    """Rank -> how many of its coordinates a top-k leaves the tensor, which is made of chosen points alone; empty where
-    nothing is chosen, or how many depends on the coordinate."""
-    cascade = workload.cascade
-    if tensor not in cascade or cascade[tensor].reduced or cascade[tensor].iterative:
-        return {}
-    einsum = cascade[tensor]
-    if einsum.topk:
-        count = affine(einsum.topk.count, workload.sizes)
-        known = count is not None and not count.terms and len(einsum.topk.ranks) == 1
-        return {r: min(count.const, workload.extent(r)) for r in einsum.topk.ranks} if known and count else {}
-    return _of_chosen(workload, einsum.expr)
-
-
-def _of_chosen(workload: Workload, expr: Expr) -> dict[str, int]:
-    """The same of an expression: every operand of an intersecting operation has to exist."""
-    match expr:
-        case Access(tensor, indices):
-            own = workload.cascade.tensor[tensor].ranks
-            return chosen(workload, tensor) if indices == tuple(map(Name, own)) else {}
-        case Apply(op, args) if OPS[op].merge == INTERSECTION:
-            return next((found for found in (_of_chosen(workload, arg) for arg in args) if found), {})
-    return {}
-
-
 def elements(workload: Workload, access: Access, box: Box) -> int:
     """Distinct elements of the storage behind `access` that the box touches, cut off at the storage's ends.
 
@@ -84,7 +60,7 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
             ends = (factor * first, factor * (first + extent - 1))
             low, high = low + min(ends), high + max(ends)
         count *= max(0, min(high, size - 1) - max(low, 0) + 1)
-    for rank, n in chosen(workload, access.tensor).items():
+    for rank, (n, _) in thinned(workload, access.tensor).items():
         if box[rank][1] >= workload.extent(rank):
             count = count // workload.extent(rank) * n
     return min(count, math.prod(box[r][1] for r in used)) if gathered else count

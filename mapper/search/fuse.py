@@ -24,7 +24,7 @@ from mapper.search.effort import CLOSE, Stopped
 from mapper.search.explain import explain
 from mapper.search.group import Group, Illegal, final
 from mapper.search.price import ENERGY, Metrics, Prices, Shapes
-from mapper.search.solve import Solver
+from mapper.search.solve import Solver, named, signature
 from mapper.tile import storage
 
 Done = frozenset[str]
@@ -75,6 +75,7 @@ class Cuts:
         self.names = tuple(e.name for e in workload.cascade.einsums if not is_view(e))
         self.costs: dict[Done, Cost | None] = {}
         self.why: dict[Done, str] = {}  # groups that cannot share loops
+        self._quick: dict[tuple, Cost] = {}  # bounds of groups, those that differ in names alone once
 
     @cached_property
     def needs(self) -> dict[str, set[str]]:
@@ -142,7 +143,10 @@ class Cuts:
             group = self.group(names)
             try:
                 group.check()
-                self.costs[names] = _quick(group)
+                alike = signature(group, named(group))
+                if alike not in self._quick:
+                    self._quick[alike] = _quick(group)
+                self.costs[names] = self._quick[alike]
             except Illegal as reason:
                 self.why[names] = str(reason)
                 self.costs[names] = None

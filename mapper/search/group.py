@@ -256,10 +256,10 @@ class Group:
 
     @cached_property
     def carrier(self) -> str | None:
-        """The rank of a loop of one iteration for holds around all others; best one that nothing adds up along."""
+        """The rank of a loop of one iteration for holds around all others."""
         ranks = dict.fromkeys(r for e in self.einsums for r in e.ranks)
         shared = [r for r in ranks if self._can_walk(r) or all(r in e.ranks for e in self.einsums)]
-        return min(shared, key=lambda r: any(r in (*e.reduced, e.iterative) for e in self.einsums), default=None)
+        return min(shared, key=lambda r: any(r == e.iterative for e in self.einsums), default=None)
 
     @property
     def blocks(self) -> int:

@@ -42,7 +42,8 @@ def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ..
         able = [m for m in group.registers if may_hold(group.machine, m, *use.roles)]
         levels.append((None, *(Hold(m, group.blocks, inside, r) for m in able for r in (None, *steps))))
     chains = (tuple(hold for hold in chain if hold) for chain in product(*levels))
-    return tuple(chain for chain in chains if chain or not (use.written and len(use.users) > 1))
+    needed = use.kind == "inner" or (use.written and len(use.users) > 1)
+    return tuple(chain for chain in chains if chain or not needed)
 
 
 def at_level(group: Group, use: Use, block: int, order: tuple[str, ...]) -> tuple[Hold | None, ...]:
@@ -50,8 +51,9 @@ def at_level(group: Group, use: Use, block: int, order: tuple[str, ...]) -> tupl
     memory = group.levels[block - 1]
     if not may_hold(group.machine, memory, *use.roles):
         return (None,)
-    free = () if group.carrier in added_up(group, use) else (Hold(memory, block, _outside(order, use.ranks)),)
-    return (None, *free) if group.machine.memory(memory).bypass else free
+    carried = use.written and group.workload.cascade[use.tensor].iterative == group.carrier
+    held = () if carried else (Hold(memory, block, _outside(order, use.ranks)),)
+    return (None, *held) if group.machine.memory(memory).bypass else held
 
 
 def added_up(group: Group, use: Use) -> tuple[str | None, ...]:
