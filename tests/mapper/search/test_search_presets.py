@@ -10,12 +10,10 @@ from einsum.bind import bind
 from mapper.search.answer import search
 from mapper.search.solve import Space
 
-LENGTHS = {"fusemax": (128, 4096, 65536), "eyeriss": (128, 4096, 65536)}  # others take seconds for each longer one
-PRODUCTS = ("tpu-v4i", "fusemax", "h100", "eyeriss", "nvdla", "edge-flat", "flat", "systolic-128")
-ATTENTION = ("tpu-v4i", "fusemax", "eyeriss", "nvdla", "edge-flat", "flat", "systolic-128")
+MACHINES = read.presets()
 
 
-@pytest.mark.parametrize("machine", PRODUCTS)
+@pytest.mark.parametrize("machine", MACHINES)
 def test_large_product(machine: str):
     work, place = bind(library.load("gemm"), dict.fromkeys("MNK", 4096), {"*": "bf16"}), read.load(machine)
     answer = search(work, place, "energy")
@@ -25,7 +23,8 @@ def test_large_product(machine: str):
     assert answer.certificate.gap == 0
 
 
-@pytest.mark.parametrize(("machine", "length"), [(m, n) for m in ATTENTION for n in LENGTHS.get(m, (128,))])
+@pytest.mark.parametrize("length", [128, 4096, 65536])
+@pytest.mark.parametrize("machine", MACHINES)
 def test_each_einsum_of_attention(machine: str, length: int):
     """Each Einsum alone fits, so some cut of attention does."""
     sizes = {"B": 1, "H": 8, "E": 64, "F": 64, "M": length, "P": length}
