@@ -66,9 +66,8 @@ def time_taken(einsums: tuple[Table, ...], lengths: Table, canvas: Canvas) -> No
     )
     right.set_xlabel("tokens, 1-pass attention")
     right.set_ylim(bottom=0)
-    left.set_yscale("log")
+    left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
     for panel in (left, right):
         panel.set_ylabel("seconds to the proof, median")
         _plain(panel)

@@ -69,7 +69,7 @@ def run(canvas: Canvas) -> None:
     panel.plot(range(1, len(shares) + 1), so_far, color="#08306b", label="the run so far", zorder=3)
     panel.set_xlabel("step")
     panel.set_ylabel("attention over full attention")
-    panel.legend(frameon=False, loc="upper right")
+    canvas.legend(loc="outside upper center", ncols=2, frameon=False)
     _plain(panel)
 
 
