@@ -70,6 +70,7 @@ _SOURCE_OF = {  # name -> module:attribute
     "search": "mapper.search.answer:search",
     "SearchSpace": "mapper.search.solve:Space",
     "show_mapping": "mapper.show:show",
+    "sweep": "mapper.search.sweep:sweep",
     # what happens in time
     "Bottleneck": "sim.bottleneck:Bottleneck",
     "bottleneck": "sim.bottleneck:bottleneck",

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from einsum import thinned
 from einsum.affine import Affine, affine, constraints
 from einsum.cascade import Access, Apply, Cascade, Einsum, Expr, Guard, Workload, rank_variables, walk
 from einsum.ops import OPS, empty_init
@@ -46,7 +47,8 @@ def existing_points(workload: Workload) -> dict[str, int]:
 
 
 def points(einsum: Einsum, inside: Domain, workload: Workload) -> int:
-    """Points of the iteration space in a domain; a rank that a guard sets equal to data has one coordinate at most."""
+    """Points of the iteration space in a domain, at most: a rank that a guard sets equal to data has one coordinate,
+    and one that a top-k thins out as many as it chooses."""
     fixed: list[str] = []
     for guard in einsum.guards:
         for side, other in ((guard.left, guard.right), (guard.right, guard.left)):
@@ -55,7 +57,13 @@ def points(einsum: Einsum, inside: Domain, workload: Workload) -> int:
             data = affine(other, workload.sizes) is None and not {rank, *fixed} & set(rank_variables(other))
             if rank and data and rank not in fixed and not any(form.factor(rank) for form in inside.forms):
                 fixed.append(rank)
-    return count([r for r in einsum.ranks if r not in fixed], inside.forms, workload)
+    free = [r for r in einsum.ranks if r not in fixed]
+    bounds = [count(free, inside.forms, workload)]
+    for rank, (most, _) in thinned.inside(workload, einsum).items():
+        if rank in free:
+            rest = project(inside, [rank], workload).forms
+            bounds.append(most * count([r for r in free if r != rank], rest, workload))
+    return min(bounds)
 
 
 def spaces(workload: Workload) -> dict[str, Space]:

@@ -84,10 +84,9 @@ def _groups(cascade: Cascade) -> Cascade:
 
 def _dynamic(cascade: Cascade) -> Cascade:
     """The count of the top-k that chooses experts is a tensor."""
-    count = Access("KT", (Name("t"),))
-    chooses = lambda e: e.topk is not None and e.name == "A"
-    lines = (replace(e, topk=replace(e.topk, count=count)) if e.topk and chooses(e) else e for e in cascade.einsums)
-    return stated(cascade, map(show_einsum, lines), "tensor KT[t]: int32")
+    of_token = lambda topk: replace(topk, count=Access("KT", (Name("t"),)))
+    made = (replace(e, topk=of_token(e.topk)) if e.name == "A" else e for e in cascade.einsums)
+    return stated(cascade, map(show_einsum, made), "tensor KT[t]: int32")
 
 
 def _capacity(cascade: Cascade) -> Cascade:
@@ -102,20 +101,19 @@ def _widths(cascade: Cascade) -> Cascade:
 
 def _parallel(cascade: Cascade) -> Cascade:
     """Ranks p and e0 for the rank e of whatever belongs to an expert; what belongs to a token keeps its own."""
-    split_ = lambda line: re.sub(r"\[e\b", "[p,e0", line).replace("[t,e]", "[t,p*E0+e0]")
+    spread = lambda line: re.sub(r"\[e\b", "[p,e0", line).replace("[t,e]", "[t,p*E0+e0]")
     head, _ = show(replace(cascade, doc="")).split("\n\n", 1)
     head = re.sub(r"\[e\b", "[p,e0", head) + "\ntensor XP[p,t,d]: bf16\nsize E0 = E / P"
     lines: list[str] = []
     for e in cascade.einsums:
-        line = show_einsum(e) if e.output_ranks == ("t", "e") else split_(show_einsum(e))
+        line = show_einsum(e) if e.output_ranks == ("t", "e") else spread(show_einsum(e))
         if e.name == "XE":
             chosen = show_expr(e.guards[0].left)
-            lines += [split_(f"NP[p,t] = {chosen}"), "XP[p,t,d] | NP[p,t] > 0 = X[t,d]"]
+            lines += [spread(f"NP[p,t] = {chosen}"), "XP[p,t,d] | NP[p,t] > 0 = X[t,d]"]
             line = line.replace("= X[t,d]", "= XP[p,t,d]")
         elif e.reduced == ("e",):
-            line, last = line.replace(f"{e.name}[t,d]", "YP[p,t,d]"), f"{e.name}[t,d] = YP[p,t,d]"
-            lines += [line, last]
-            continue
+            lines.append(line.replace(f"{e.name}[t,d]", "YP[p,t,d]"))
+            line = f"{e.name}[t,d] = YP[p,t,d]"
         lines.append(line)
     return parse("\n".join((head, *lines)))
 

@@ -39,6 +39,11 @@ def whole(cascade: Cascade, tensor: str) -> Access:
     return Access(tensor, tuple(Name(r) for r in cascade.tensor[tensor].ranks))
 
 
+def chosen(workload: Workload, tensor: str) -> dict[str, int]:
+    """Rank -> how many of its coordinates a top-k leaves the tensor at most."""
+    return {rank: n for rank, (n, _) in thinned(workload, tensor).items()}
+
+
 def elements(workload: Workload, access: Access, box: Box) -> int:
     """Distinct elements of the storage behind `access` that the box touches, cut off at the storage's ends.
 
@@ -60,7 +65,7 @@ def elements(workload: Workload, access: Access, box: Box) -> int:
             ends = (factor * first, factor * (first + extent - 1))
             low, high = low + min(ends), high + max(ends)
         count *= max(0, min(high, size - 1) - max(low, 0) + 1)
-    for rank, (n, _) in thinned(workload, access.tensor).items():
+    for rank, n in chosen(workload, access.tensor).items():
         if box[rank][1] >= workload.extent(rank):
             count = count // workload.extent(rank) * n
     return min(count, math.prod(box[r][1] for r in used)) if gathered else count

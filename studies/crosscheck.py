@@ -29,6 +29,7 @@ SPATIALS = (  # (cascade, mapping, machine): what the simulator runs; two passes
     ("attention-3pass", "unfused", "flat"),
     ("attention-1pass", "found", "fusemax"),  # by the search, as in the mapper's study
     ("gemm", "found", "tpu-v4i"),
+    ("moe-ragged", "chunks", "tpu-v4i"),  # the best of ragged experts, for the routing below
     ("backward-attention", "fusemax-backward", "fusemax"),
     ("backward-attention-recompute-causal", "fusemax-backward-recompute", "fusemax"),
     ("backward-layer-norm", "fusemax-rows", "fusemax"),
@@ -51,9 +52,11 @@ Key = tuple[str, str, str, dict[str, int]]  # cascade, mapping, machine, sizes
 SIZES = {"B": 1, "H": 1, "E": 64, "F": 64, "P": 4096, "M": 4096}
 OTHER = {  # sizes of what is no attention
     "gemm": {"M": 4096, "N": 4096, "K": 4096},
+    "moe-ragged": {"T": 512, "K": 2, "E": 16, "D": 1024, "I": 512},
     "backward-layer-norm": {"B": 16, "T": 256, "D": 1024},
     "backward-cross-entropy": {"T": 4096, "V": 32000},
 }
+ROUTING = "zipf:0.6"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def lines(only: Sequence[str] = ()) -> Iterator[Line]:
 def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Iterator[Line]:
     from einsum.bind import bind
     from einsum.library import load as load_cascade
+    from einsum.occupancy import routed
     from mapper.check import check
+    from mapper.chunks import chunked
     from mapper.cost import cost
     from mapper.library import make
     from mapper.search.answer import search
@@ -142,6 +147,10 @@ def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Itera
     if mapping_name == "found":
         workload = bind(cascade, {**sizes, "M0": 256} if "M0" in cascade.free_sizes else sizes)
         mapping = search(workload, machine).found[0].mapping
+    elif mapping_name == "chunks":
+        own, given, _ = routed(cascade, sizes, ROUTING)
+        workload = bind(cascade, own, given=given)
+        mapping = min(chunked(workload, machine).values(), key=lambda found: found.latency_s).mapping
     else:
         mapping, workload = make(mapping_name, cascade, machine, sizes)
     check(mapping, workload, machine)

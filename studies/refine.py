@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from arch.machine import Array, Machine, Memory, Node, Unit
+from arch import scale
+from arch.machine import Machine
 from einsum.cascade import Workload
-from einsum.problems import InputError, Problem, suggest
 from mapper import mapping as types
 from mapper.check import check
 from mapper.modulo import Stages, static_orders
@@ -300,17 +300,6 @@ class Gain:
         return 1 - self.after_s / self.before_s
 
 
-def parameters_of(machine: Machine) -> tuple[str, ...]:
-    """What `buys` can scale: each unit's throughput, each memory's bandwidth and capacity where it is limited."""
-    limited = [m for m in machine.memories if m.read_bytes_per_s or m.write_bytes_per_s]
-    sized = [m for m in machine.memories if m.capacity_bytes is not None]
-    return (
-        *(f"{u.name} throughput" for u in machine.units),
-        *(f"{m.name} bandwidth" for m in limited),
-        *(f"{m.name} capacity" for m in sized),
-    )
-
-
 def buys(
     workload: Workload,
     machine: Machine,
@@ -323,32 +312,13 @@ def buys(
 
     Greatest gain first. InputError for a parameter that the machine has not.
     """
-    able = parameters_of(machine)
-    chosen = tuple(parameters) or able
-    if unknown := [p for p in chosen if p not in able]:
-        raise InputError(Problem("no such parameter", path=machine.name, got=p, hint=suggest(p, able)) for p in unknown)
+    timed = ("throughput", "bandwidth", "capacity")
+    chosen = tuple(parameters) or tuple(p for p in scale.parameters(machine) if p.endswith(timed))
+    scale.check(machine, chosen)
     before = search(workload, machine, "latency", space, told).found[0].latency_s
     gains = []
     for parameter in chosen:
         told(parameter)
-        name, what = parameter.rsplit(" ", 1)
-        other = replace(machine, root=_scaled(machine.root, name, what, factor))
+        other = scale.scaled(machine, {parameter: factor})
         gains.append(Gain(parameter, before, search(workload, other, "latency", space).found[0].latency_s))
     return tuple(sorted(gains, key=lambda g: -g.gain))
-
-
-def _scaled(node: Node, name: str, what: str, factor: float) -> Node:
-    """The tree with one property of one node scaled."""
-    more = lambda value: value and value * factor
-    if isinstance(node, Memory | Array):
-        node = replace(node, children=tuple(_scaled(child, name, what, factor) for child in node.children))
-    match node, what:
-        case Unit(name=own), "throughput" if own == name:
-            return replace(node, clock_hz=node.clock_hz * factor)
-        case Memory(name=own), "bandwidth" if own == name:
-            speeds = more(node.read_bytes_per_s), more(node.write_bytes_per_s)
-            return replace(node, read_bytes_per_s=speeds[0], write_bytes_per_s=speeds[1])
-        case Memory(name=own), "capacity" if own == name:
-            return replace(node, capacity_bytes=more(node.capacity_bytes))
-        case _:
-            return node

@@ -63,7 +63,7 @@ class Solver:
         """The group's space."""
         if len(group.names) == 1:
             return Single(group, sizes(group, self.space.tiling), self.space.buffers, self.effort)
-        return Several(group, columns(group, self.space.tiling), self.space.buffers, self.effort)
+        return Several(group, columns(group, self.space.tiling, SHAPES), self.space.buffers, self.effort)
 
     def front(self, group: Group) -> Iterator[Choice]:
         """Choices that no other beats in both latency and energy, fastest first."""
@@ -89,10 +89,10 @@ def sizes(group: Group, tiling: str) -> list[tuple[int, ...]]:
     return [(1,) if rank in single else each(rank) for rank in group.walked]
 
 
-def columns(group: Group, tiling: str) -> list[np.ndarray]:
+def columns(group: Group, tiling: str, most: float = math.inf) -> list[np.ndarray]:
     """For each walked rank its chains of tiles, (chains, blocks). Around what registers keep a tile is an array's
-    width, one coordinate, or the rank. Several Einsums have at most `SHAPES` shapes: of the rank with the most chains
-    every other tile size goes, widths, one and the rank aside."""
+    width, one coordinate, or the rank. There are at most `most` shapes: of the rank with the most chains every other
+    tile size goes, widths, one and the rank aside."""
     extents, allowed = [group.workload.extent(r) for r in group.walked], sizes(group, tiling)
     while True:
         found = []
@@ -101,14 +101,14 @@ def columns(group: Group, tiling: str) -> list[np.ndarray]:
             if group.registers:
                 levels.append(tuple(t for t in chosen if len(chosen) == 1 or t in (1, extent, *widths(group))))
             found.append(chains(levels))
-        if len(group.names) == 1 or math.prod(map(len, found)) <= SHAPES:
+        if math.prod(map(len, found)) <= most:
             return found
-        most = max(range(len(found)), key=lambda i: len(found[i]))
-        kept = (1, extents[most], *widths(group))
-        rest = [t for t in allowed[most] if t not in kept]
+        longest = max(range(len(found)), key=lambda i: len(found[i]))
+        kept = (1, extents[longest], *widths(group))
+        rest = [t for t in allowed[longest] if t not in kept]
         if not rest:
             return found
-        allowed[most] = tuple(sorted({*(t for t in allowed[most] if t in kept), *rest[1::2]}))
+        allowed[longest] = tuple(sorted({*(t for t in allowed[longest] if t in kept), *rest[1::2]}))
 
 
 def named(group: Group) -> dict[str, str]:

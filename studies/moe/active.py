@@ -57,10 +57,10 @@ def active_table(rows: tuple[Activated, ...]) -> Table:
 
 
 def skews() -> Iterator[Comparison]:
-    """Max/mean and Gini of the loads, mean over ten seeds, beside the published ones of the same sizes."""
+    """Max/mean and Gini of the loads, mean of SEEDS draws, beside the published ones, of one draw of the same sizes."""
     text = files("studies").joinpath("reference/moe/skew.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()[1:]):
-        drawn = [_seeded(row["routing"], seed).draw(*CHECK) for seed in range(10)]
+        drawn = [_seeded(row["routing"], seed).draw(*CHECK) for seed in range(SEEDS)]
         ours = {"max_over_mean": np.mean([r.max_over_mean for r in drawn]), "gini": np.mean([r.gini for r in drawn])}
         for quantity, value in ours.items():
             if row[quantity]:

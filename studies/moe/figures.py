@@ -28,7 +28,7 @@ def over_even(every: tuple[Layer, ...], canvas: Canvas) -> None:
         panel.set_title(title)
         panel.set_ylabel("latency over even split")
         _plain(panel)
-    panels[1].set_xticks(range(len(points)), [f"{name}\n{tokens}" for name, tokens in points], fontsize=7)
+    panels[1].set_xticks(range(len(points)), [f"{name}\n{tokens}".replace("-", "\n", 1) for name, tokens in points])
     canvas.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
 
 

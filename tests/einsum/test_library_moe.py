@@ -6,6 +6,7 @@ from math import erf
 import numpy as np
 import pytest
 
+from einsum.analysis import analyse
 from einsum.bind import bind
 from einsum.compose import joined
 from einsum.library import library, load
@@ -58,7 +59,16 @@ def chosen_weights(gate, variants, logits, bias, count):
 
 
 GATES = ("softmax-topk", "topk-softmax", "sigmoid-topk", "topk-sigmoid")
-KINDS = ((), ("groups",), ("renorm",), ("scaled",), ("dynamic",), ("groups", "renorm", "scaled"), ("renorm", "dynamic"))
+KINDS = (
+    (),
+    ("groups",),
+    ("renorm",),
+    ("scaled",),
+    ("dynamic",),
+    ("groups", "renorm", "scaled"),
+    ("renorm", "dynamic"),
+    ("groups", "dynamic"),
+)
 GATE_CASES = [
     (gate, kinds) for gate, kinds in product(GATES, KINDS)
     if "renorm" not in kinds or gate in ("softmax-topk", "topk-sigmoid")
@@ -244,6 +254,43 @@ def test_one_block_wide_and_deep():
         expected.append(x["MIX"][t] * deep + (1 - x["MIX"][t]) * wide)
     assert len(set(np.argmax(x["LD"], axis=1))) > 1
     np.testing.assert_allclose(run(workload, x)["Y"], expected, rtol=1e-12, atol=1e-12)
+
+
+def points(workload, x, name):
+    return int(run_with_masks(workload, x)[name].exists.sum())
+
+
+def test_work_of_papers_by_the_points_that_exist():
+    """Duo-LLM: a small block is 1/16 of a large one, and a skipped one nothing. DynaMoE: the sum of the counts.
+    VersatileFFN: two of eight slices are a quarter of the block, and depth multiplies it."""
+    workload, x, chosen = behind("moe-experts-widths", 11, I=16)
+    widths = np.array([16, 1, 0, 16, 1, 0])
+    assert points(workload, x | {"WIDTH": widths}, "U") == sum(widths[e] for taken in chosen for e in taken)
+    workload, x = case("moe-softmax-topk-dynamic", 12)
+    assert points(workload, x, "XE") == KT.sum() * SIZES["D"]
+    workload, x = case("moe-versatile", 13, I=24, J=8, N=4)
+    block = SIZES["T"] * 24
+    assert points(workload, x, "U") * 4 == block
+    assert points(workload, x, "UD") == sum(1 + np.argmax(x["LD"], axis=1)) * 24 > block
+
+
+@pytest.mark.parametrize("name", ["moe-softmax-topk", "moe-topk-softmax-shared", "moe-sigmoid-topk-groups-scaled"])
+def test_analysis_counts_the_chosen_experts_alone(name):
+    """6*T*K*D*I flops of the experts, though which they are is data: a bound that every choice reaches."""
+    workload, x = case(name, 14)
+    t, k, d, i, e, v = (SIZES[n] for n in "TKDIEV")
+    found = {work.name: work for work in analyse(workload).einsums}
+    experts = {
+        "U": t * k * d * i,
+        "UG": t * k * d * i,
+        "YE": t * k * i * d,
+        "YR" if "shared" in name else "Y": t * k * d,
+    }
+    assert {n: found[n].operations["mac"] for n in experts} == experts
+    assert found["H"].points == points(workload, x, "H") == t * k * i and found["H"].doubt
+    if "shared" in name:
+        assert (found["US"].points, found["US"].doubt) == (t * d * v, "")
+    assert found["L"].points == t * d * e
 
 
 def test_capacity():

@@ -6,6 +6,7 @@ from math import erf
 import numpy as np
 import pytest
 
+from einsum.analysis import analyse
 from einsum.bind import bind
 from einsum.oracle import random_inputs, run
 from einsum.parse import parse
@@ -284,6 +285,17 @@ def test_the_layer_holds_the_parameters_of_the_model(name, index, mode):
 
 def weights_of(workload):
     return sum(workload.elements(t) for t in workload.cascade.inputs if t.startswith("W"))
+
+
+@pytest.mark.parametrize(("name", "index"), [k for k in KINDS if k[0] not in ("T5", "TrXL")], ids=str)
+def test_each_token_takes_one_mac_for_each_active_parameter(name, index):
+    """Of experts only those that it chooses; T5 also works on its encoder's tokens, Transformer-XL on distances."""
+    m = model(name)
+    workload = bound(m, "prefill", 3, 64, index=index)
+    work = {e.name: e for e in analyse(workload).einsums}
+    weighs = lambda einsum: any(a.tensor.startswith("W") and a.tensor in workload.cascade.inputs for a in einsum.reads)
+    macs = sum(work[e.name].operations["mac"] for e in workload.cascade.einsums if e.name in work and weighs(e))
+    assert macs == 3 * 64 * m.layer_parameters(index, active=True)
 
 
 @pytest.mark.parametrize("row", rows("model_configs"), ids=lambda row: row["model"])

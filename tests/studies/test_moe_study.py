@@ -1,11 +1,12 @@
 """The study of routings: its numbers by other ways, what skew does, and its files."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from einsum.occupancy import Routing
+from einsum.occupancy import Routing, parse
 from studies import study as studies
 from studies.moe import active, array, counted, layers, study
 from studies.report import relative
@@ -73,20 +74,24 @@ def test_formula_and_draws_of_activated_experts():
 
 
 def test_published_skews():
-    """Uniform and Zipf within two percent; power laws are no more than E/K allows, and the published ones were not."""
+    """The published ones are of one draw each, printed to two or three digits: within three deviations of ours. Power
+    laws are no more than E/K allows, and the published ones were not."""
     found = {(c.quantity, c.config.partition(",")[0]): c for c in active.skews()}
     assert len(found) == 9
     for (quantity, routing), row in found.items():
         if routing.startswith("power"):
             assert row.ours < min(row.published, 16)
         else:
-            assert row.ours == pytest.approx(row.published, rel=0.02), (quantity, routing)
+            drawn = [parse(f"{routing}:{seed}").draw(*active.CHECK) for seed in range(10)]
+            spread = np.std([r.gini if quantity == "gini" else r.max_over_mean for r in drawn])
+            digit = 0.0005 if quantity == "gini" else 0.05
+            assert row.ours == pytest.approx(row.published, abs=3 * spread + digit), (quantity, routing)
 
 
 def test_the_array_simulates_what_was_costed(monkeypatch):
     """Of several chunks the one of the least simulated time, at a toy size."""
-    small = layers.model("OLMoE-1B-7B")
-    toy = studies_model(small)
+    base = layers.model("OLMoE-1B-7B")
+    toy = replace(base, hidden=128, experts=replace(base.experts, count=8, chosen=2, width=64))
     monkeypatch.setattr(array, "model", lambda name: toy)
     for routing in ("even", "zipf:0.6"):
         found = array.mapped(96, routing)
@@ -94,12 +99,6 @@ def test_the_array_simulates_what_was_costed(monkeypatch):
         assert found.traffic == pytest.approx(found.closed.total("bytes", place="dram"), rel=1e-12)
         macs = found.simulated.total("operations", detail="mac", boundary="issued")
         assert macs == 96 * 2 * 3 * 128 * 64 and isinstance(found.drawn, Routing)
-
-
-def studies_model(base):
-    from dataclasses import replace
-
-    return replace(base, hidden=128, experts=replace(base.experts, count=8, chosen=2, width=64))
 
 
 def test_counts_of_the_kernel_equal_its_closed_form():
