@@ -122,9 +122,8 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
         f"{whole}: {proof.effort.space:.3g} points, {proof.effort.costed} costed in full{runs}; {proof.seconds:.2f} s"
     )
     if out:
-        print(
-            f"{len(answer.found)} mappings in {out}; `stepfall run --mapping {out}/{answer.found[0].mapping.name}.yaml`"
-        )
+        many = f"{len(answer.found)} mappings" if len(answer.found) > 1 else "mapping"
+        print(f"{many} in {out}; `stepfall run --mapping {out}/{answer.found[0].mapping.name}.yaml`")
 
 
 def _as_dict(answer: Answer) -> dict[str, object]:
