@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from arch.machine import ROLES, Array, Link, Machine, Memory, Node, Unit
+from arch.machine import ROLES, Array, Link, Machine, Memory, Node, Residency, Unit
+from einsum.cascade import DTYPE_BITS
 from einsum.problems import InputError, Problem, suggest
 
 TOPOLOGIES = ("full", "mesh", "ring", "switch", "torus")
@@ -25,6 +26,7 @@ def problems(machine: Machine) -> Iterator[Problem]:
     nodes = tuple(_walk(machine.root))
     yield from _names([n.name for n in nodes] + [link.name for link in machine.links])
     yield from _positive("", clock=machine.clock_hz, technology=machine.technology_m, power_cap=machine.power_cap_w)
+    yield from _positive("", boost_clock=machine.boost_clock_hz)
     yield from _not_negative("", static_power=machine.static_power_w)
     if machine.root.holds is not None:
         yield Problem("the root holds every tensor", path=f"{machine.root.name}.holds")
@@ -77,6 +79,7 @@ def _memory(m: Memory) -> Iterator[Problem]:
     read = "bandwidth" if m.shared_port else "read_bandwidth"
     sizes = {"capacity": m.capacity_bytes, "access": m.access_bytes}
     yield from _positive(m.name, **sizes, **{read: m.read_bytes_per_s}, write_bandwidth=m.write_bytes_per_s)
+    yield from _positive(m.name, sustained_bandwidth=m.sustained_bytes_per_s)
     yield from _not_negative(m.name, read_energy=m.read_energy_j, write_energy=m.write_energy_j)
     yield from _not_negative(m.name, latency=m.latency_s, area=m.area_m2)
     if m.shared_port and m.write_bytes_per_s is not None:
@@ -101,10 +104,23 @@ def _array(a: Array) -> Iterator[Problem]:
     yield from _not_negative(a.name, area=a.area_m2)
     for axis in a.axes:
         yield from _positive(f"{a.name}.axes.{axis.name}", size=axis.size)
+    if a.residency is not None:
+        yield from _residency(f"{a.name}.residency", a.residency)
     if not a.axes:
         yield Problem("has no axis", path=a.name)
     if not a.children:
         yield Problem("has nothing below it: the leaves of the tree are units", path=a.name)
+
+
+def _residency(path: str, r: Residency) -> Iterator[Problem]:
+    counts = {
+        "programs": r.programs,
+        "warps": r.warps,
+        "warp_threads": r.warp_threads,
+        "register_step": r.register_step,
+    }
+    yield from _positive(path, **counts, thread_registers=r.thread_registers, shared_step=r.shared_step_bytes)
+    yield from _not_negative(path, reserved_shared=r.reserved_shared_bytes, tensor_memory=r.tensor_memory_bytes)
 
 
 def _unit(u: Unit, machine: Machine) -> Iterator[Problem]:
@@ -118,6 +134,11 @@ def _unit(u: Unit, machine: Machine) -> Iterator[Problem]:
         path = f"{u.name}.ops.{name}"
         yield from _positive(path, cycles=cost.cycles)
         yield from _not_negative(path, energy=cost.energy_j)
+        for dtype, cycles in cost.by_dtype:
+            yield from _positive(f"{path}.dtypes", **{dtype: cycles})
+            if dtype not in DTYPE_BITS:
+                hint = suggest(dtype, DTYPE_BITS)
+                yield Problem("unknown element type", path=f"{path}.dtypes.{dtype}", got=dtype, hint=hint)
         if name not in known:
             yield Problem("unknown operation class", path=path, got=name, hint=suggest(name, known))
     for name, targets in u.expands.items():

@@ -89,7 +89,7 @@ class Document:
             data = data[step] if _holds(data, step) else None  # a key that is missing has no data
             if isinstance(step, str):
                 names.append(step)
-            elif isinstance(data, dict) and isinstance(first := _first(data), str):
+            elif isinstance(data, dict) and isinstance(first := name_of(data), str):
                 names.append(first)
             elif not isinstance(data, dict) and names:
                 names[-1] += f"[{step}]"
@@ -111,6 +111,11 @@ def read(text: str, file: str, tags: bool = False) -> Document:
 def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:
     """Validate YAML text; `file` names it in problems."""
     document = read(text, file)
+    return validated(document, model), document
+
+
+def validated(document: Document, model: type[Model]) -> Model:
+    """The model of a document; InputError with every problem found so far."""
     _check_header(document, model)
     try:
         found = model.model_validate(document.data)
@@ -119,7 +124,7 @@ def parse(text: str, file: str, model: type[Model]) -> tuple[Model, Document]:
         raise InputError([*document.problems, *problems]) from None
     if document.problems:
         raise InputError(document.problems)
-    return found, document
+    return found
 
 
 @dataclass
@@ -225,7 +230,8 @@ def _holds(data: Any, step: str | int) -> bool:
     return isinstance(data, list) and isinstance(step, int) and step < len(data)
 
 
-def _first(data: dict[str, Any]) -> Any:
+def name_of(data: dict[str, Any]) -> Any:
+    """The value of its first key, by which a list item goes."""
     return next((value for key, value in data.items() if key != TAG), None)
 
 

@@ -29,10 +29,19 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
-    """One operation class on a unit: clock cycles a lane is busy, and joules, for each operation."""
+    """One operation class on a unit: clock cycles a lane is busy, and joules, for each operation.
+
+    `by_dtype` lists the cycles for operands of other element types than those that `cycles` stands for.
+    """
 
     cycles: float
     energy_j: float
+    by_dtype: tuple[tuple[str, float], ...] = ()
+
+    def cycles_of(self, dtype: str) -> float:
+        """Cycles that a lane is busy with operands of this element type; `fp8` stands for both kinds of it."""
+        known = dict(self.by_dtype)
+        return known.get(dtype, known.get("fp8", self.cycles) if dtype in ("e4m3", "e5m2") else self.cycles)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,27 @@ class Memory:
     area_m2: float = 0.0
     holds: tuple[str, ...] | None = None
     bypass: bool = True
+    sustained_bytes_per_s: float | None = None  # what a streaming kernel reaches; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """What one coordinate of an array (an SM) can keep resident at once: SEMANTICS 3.11.
+
+    `warps` of `warp_threads` threads, in at most `programs` thread blocks. A thread uses at most `thread_registers`
+    registers of 32 bit, given out to a warp in steps of `register_step`. A program's shared memory is rounded up to
+    `shared_step_bytes`, after `reserved_shared_bytes` that the system takes for each. The
+    programs share `tensor_memory_bytes`, where a tensor unit that runs beside the threads keeps its sums.
+    """
+
+    programs: int
+    warps: int
+    warp_threads: int
+    thread_registers: int
+    register_step: int
+    shared_step_bytes: float
+    reserved_shared_bytes: float = 0.0
+    tensor_memory_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +114,7 @@ class Array:
     axes: tuple[Axis, ...]
     children: tuple[Node, ...]
     area_m2: float = 0.0
+    residency: Residency | None = None  # of each coordinate, where programs are resident
 
     @property
     def size(self) -> int:
@@ -116,7 +147,9 @@ class Machine:
     static_power_w: float = 0.0
     power_cap_w: float | None = None
     technology_m: float | None = None
+    boost_clock_hz: float | None = None  # highest under load; `clock_hz` is that of the published peak
     sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (path of a number, where it is from)
+    confidence: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (path, high | medium | low) if stated
     doc: str = field(default="", compare=False)
 
     @cached_property

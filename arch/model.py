@@ -5,110 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, StringConstraints, Tag
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import ConfigDict, Field, StringConstraints, Tag
 
-from arch import units
 from arch.document import Document, Place, Strict, told_apart_by
-from arch.machine import Array, Axis, Link, Machine, Memory, Node as MachineNode, OpCost, Unit
-from einsum.problems import suggest
+from arch.machine import Array, Axis, Link, Machine, Memory, Node as MachineNode, OpCost, Residency, Unit
+from arch.number import (
+    WORDS,
+    AccessEnergy,
+    Area,
+    Bandwidth,
+    Confidence,
+    Count,
+    Energy,
+    EnergyPerByte,
+    Frequency,
+    Length,
+    Number,
+    Power,
+    Rate,
+    Size,
+    SizeOrUnlimited,
+    Time,
+)
 
-UNLIMITED = "unlimited"
-LARGEST = 1e15  # of a plain number: below it every whole number is exact
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number of the file with its dimension and source; value None: unlimited."""
-
-    value: float | None
-    dimension: str
-    source: str | None
-
-
-def _error(what: str, hint: str = "") -> PydanticCustomError:
-    return PydanticCustomError("number", "{what}", {"what": what, "hint": hint})
-
-
-def _split(given: Any) -> tuple[Any, str | None]:
-    """`{value: x, source: y}` or a plain x."""
-    if not isinstance(given, dict):
-        return given, None
-    for key in given:
-        if key not in ("value", "source"):
-            raise _error(f"unknown key `{key}` beside a number", suggest(str(key), ("value", "source")))
-    if "value" not in given:
-        raise _error("missing key `value`")
-    if "source" in given and not isinstance(given["source"], str):
-        raise _error("expected a text as `source`")
-    return given["value"], given.get("source")
-
-
-class _Sourced:
-    """Metadata of an annotated `Number`: how pydantic reads it, with or without its source, and its JSON schema."""
-
-    schema: dict[str, Any]
-
-    def read(self, given: Any) -> Number:
-        raise NotImplementedError
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.read)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        both = {"value": self.schema, "source": {"type": "string"}}
-        pair = {"type": "object", "properties": both, "required": ["value"], "additionalProperties": False}
-        return {"anyOf": [self.schema, pair]}
-
-
-class _Quantity(_Sourced):
-    """A quantity of one of `dimensions`, read into SI."""
-
-    def __init__(self, *dimensions: str, unlimited: bool = False) -> None:
-        self.dimensions, self.unlimited = dimensions, unlimited
-        examples = [units.EXAMPLES[d] for d in dimensions] + [UNLIMITED] * unlimited
-        self.schema = {"type": "string", "description": " or ".join(dimensions), "examples": examples}
-
-    def read(self, given: Any) -> Number:
-        text, source = _split(given)
-        if self.unlimited and text == UNLIMITED:
-            return Number(None, self.dimensions[0], source)
-        try:
-            value, dimension = units.parse(text, *self.dimensions)
-        except units.UnitError as error:
-            raise _error(error.what, error.hint) from None
-        return Number(value, dimension, source)
-
-
-class _Plain(_Sourced):
-    """A positive number without a unit."""
-
-    def __init__(self, whole: bool) -> None:
-        self.whole = whole
-        self.schema = {"type": "integer", "minimum": 1} if whole else {"type": "number", "exclusiveMinimum": 0}
-
-    def read(self, given: Any) -> Number:
-        value, source = _split(given)
-        numeric = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
-        if not numeric or not 0 < value < LARGEST:
-            raise _error(f"expected a positive {'whole ' if self.whole else ''}number")
-        return Number(value, "count", source)
-
-
-Count = Annotated[Number, _Plain(whole=True)]
-Rate = Annotated[Number, _Plain(whole=False)]
-Size = Annotated[Number, _Quantity("size")]
-SizeOrUnlimited = Annotated[Number, _Quantity("size", unlimited=True)]
-Bandwidth = Annotated[Number, _Quantity("bandwidth", "bytes per cycle", unlimited=True)]
-Time = Annotated[Number, _Quantity("time", "cycles")]
-Energy = Annotated[Number, _Quantity("energy")]
-AccessEnergy = Annotated[Number, _Quantity("energy", "energy per byte")]
-EnergyPerByte = Annotated[Number, _Quantity("energy per byte")]
-Area = Annotated[Number, _Quantity("area")]
-Length = Annotated[Number, _Quantity("length")]
-Power = Annotated[Number, _Quantity("power")]
-Frequency = Annotated[Number, _Quantity("frequency")]
 
 
 class AxisModel(Strict):
@@ -121,11 +41,13 @@ class AxisModel(Strict):
 
 
 class OpModel(Strict):
-    """One operation class: cycles that a lane is busy, and energy (absent: not modelled)."""
+    """One operation class: cycles that a lane is busy, those of other element types, energy (absent: not modelled)."""
 
     cycles: Rate
+    dtypes: dict[str, Rate] = Field(default_factory=dict)
     energy: Energy | None = None
     source: str | None = None
+    confidence: Confidence | None = None
 
 
 class UnitModel(Strict):
@@ -133,6 +55,7 @@ class UnitModel(Strict):
 
     unit: Name
     source: str | None = None
+    confidence: Confidence | None = None
     clock: Frequency | None = None
     lanes: Rate | None = None
     ops: dict[str, OpModel] = Field(min_length=1)
@@ -149,28 +72,47 @@ NodeModel = Annotated[
 ]
 
 
+class ResidencyModel(Strict):
+    """What one coordinate of an array keeps resident at once: thread blocks, warps, and how room is given out."""
+
+    source: str | None = None
+    confidence: Confidence | None = None
+    programs: Count
+    warps: Count
+    warp_threads: Count
+    thread_registers: Count
+    register_step: Count
+    shared_step: Size
+    reserved_shared: Size | None = None
+    tensor_memory: Size | None = None
+
+
 class ArrayModel(Strict):
     """A fan-out of everything below it."""
 
     array: Name
     source: str | None = None
+    confidence: Confidence | None = None
     clock: Frequency | None = None
     axes: list[AxisModel] = Field(min_length=1)
+    residency: ResidencyModel | None = None
     area: Area | None = None
     children: list[NodeModel] = Field(min_length=1)
 
 
 class MemoryModel(Strict):
     """A memory: `bandwidth` is one port shared by reads and writes, else each has its own. `holds` lists the roles in
-    which it may hold a tensor, `bypass` whether it need not."""
+    which it may hold a tensor, `bypass` whether it need not. `sustained_bandwidth` is what streaming kernels reach."""
 
     memory: Name
     source: str | None = None
+    confidence: Confidence | None = None
     clock: Frequency | None = None
     capacity: SizeOrUnlimited | None = None
     bandwidth: Bandwidth | None = None
     read_bandwidth: Bandwidth | None = None
     write_bandwidth: Bandwidth | None = None
+    sustained_bandwidth: Bandwidth | None = None
     access: Size | None = None
     read_energy: AccessEnergy | None = None
     write_energy: AccessEnergy | None = None
@@ -189,6 +131,7 @@ class LinkModel(Strict):
 
     link: Name
     source: str | None = None
+    confidence: Confidence | None = None
     devices: Count
     topology: str
     bandwidth: Bandwidth
@@ -196,15 +139,27 @@ class LinkModel(Strict):
     energy: EnergyPerByte | None = None
 
 
-class MachineModel(Strict):
-    """A machine: `stepfall: machine/1`, its clock, and the tree from the outermost memory down."""
+def _whole_or_like(schema: dict[str, Any]) -> None:
+    """A file has a clock and a tree of its own, or names the machine that it is like (`arch.variant`)."""
+    schema["required"] = [key for key in schema["required"] if key not in ("clock", "root")]
+    schema["anyOf"] = [{"required": ["clock", "root"]}, {"required": ["like"]}]
 
+
+class MachineModel(Strict):
+    """A machine: `stepfall: machine/1`, its clock, and the tree from the outermost memory down; or the machine that it
+    is `like`, with `changes` by path such as `hbm.capacity`."""
+
+    model_config = ConfigDict(json_schema_extra=_whole_or_like)
     version: ClassVar[str] = "machine/1"
     stepfall: str
     name: str
+    like: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
     doc: str = ""
     source: str | None = None
+    confidence: Confidence | None = None
     clock: Frequency
+    boost_clock: Frequency | None = None
     technology: Length | None = None
     static_power: Power | None = None
     power_cap: Power | None = None
@@ -214,14 +169,16 @@ class MachineModel(Strict):
 
 @dataclass
 class Builder:
-    """Makes the machine, and keeps every number's source and every node's and number's place in the document."""
+    """Makes the machine, and keeps every number's source, confidence and place, and every node's place."""
 
     sources: list[tuple[str, str]] = field(default_factory=list)
+    confidence: list[tuple[str, str]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
 
     def machine(self, m: MachineModel) -> Machine:
         clock = self._number(m, "clock", "", (), 0.0)
-        values = {key: self._number(m, key, "", (), clock) for key in ("technology", "static_power", "power_cap")}
+        keys = ("technology", "static_power", "power_cap", "boost_clock")
+        values = {key: self._number(m, key, "", (), clock) for key in keys}
         return Machine(
             name=m.name,
             clock_hz=clock,
@@ -230,32 +187,32 @@ class Builder:
             static_power_w=values["static_power"] or 0.0,
             power_cap_w=values["power_cap"],
             technology_m=values["technology"],
+            boost_clock_hz=values["boost_clock"],
             sources=tuple(self.sources),
+            confidence=tuple(self.confidence),
             doc=m.doc.strip(),
         )
 
     def _number(
-        self,
-        model: Strict,
-        key: str,
-        prefix: str,
-        place: Place,
-        clock: float,
-        source: str | None = None,
-        per: float = 1,
+        self, model: Strict, key: str, prefix: str, place: Place, clock: float, above: Any = None, per: float = 1
     ) -> Any:
-        """The SI value of a key (None: absent or unlimited); cycles take the clock, energy per byte `per` bytes."""
+        """The SI value of a key (None: absent or unlimited); cycles take the clock, energy per byte `per` bytes. A
+        number without a source has that of its model, else of the model `above`."""
         number: Number | None = getattr(model, key)
         if number is None:
             return None
-        found = number.source or getattr(model, "source", None) or source or ""
-        return self._note(number, f"{prefix}.{key}".lstrip("."), (*place, key), str(found), clock, per)
+        return self._note(number, f"{prefix}.{key}".lstrip("."), (*place, key), clock, (model, above), per)
 
-    def _note(self, number: Number, path: str, place: Place, source: str, clock: float, per: float = 1) -> Any:
+    def _note(
+        self, number: Number, path: str, place: Place, clock: float, around: tuple[Any, ...], per: float = 1
+    ) -> Any:
         self.places[path] = place
         if number.value is None:
             return None
-        self.sources.append((path, source))
+        said = next((m for m in (number, *around) if getattr(m, "source", None)), None)
+        self.sources.append((path, getattr(said, "source", "")))
+        if confidence := number.confidence or getattr(said, "confidence", None):
+            self.confidence.append((path, confidence))
         if number.dimension == "cycles":
             return number.value / clock
         return number.value * {"bytes per cycle": clock, "energy per byte": per}.get(number.dimension, 1)
@@ -273,7 +230,8 @@ class Builder:
         clock = self._clock(m, m.memory, place, clock)
         access = self._number(m, "access", m.memory, place, clock) or 1.0
         keys = ("capacity", "bandwidth", "read_bandwidth", "write_bandwidth", "read_energy", "write_energy")
-        v = {k: self._number(m, k, m.memory, place, clock, per=access) for k in (*keys, "latency", "area")}
+        rest = ("latency", "area", "sustained_bandwidth")
+        v = {k: self._number(m, k, m.memory, place, clock, per=access) for k in (*keys, *rest)}
         own_ports = m.read_bandwidth is not None or m.write_bandwidth is not None
         self.places[f"{m.memory}.holds"] = (*place, "holds")
         return Memory(
@@ -290,6 +248,7 @@ class Builder:
             area_m2=v["area"] or 0.0,
             holds=None if m.holds is None else tuple(m.holds),
             bypass=m.bypass,
+            sustained_bytes_per_s=v["sustained_bandwidth"],
         )
 
     def _array(self, m: ArrayModel, place: Place, clock: float) -> Array:
@@ -297,10 +256,21 @@ class Builder:
         clock = self._clock(m, m.array, place, clock)
         axes = []
         for i, a in enumerate(m.axes):
-            size = self._number(a, "size", f"{m.array}.axes.{a.name}", (*place, "axes", i), clock, m.source)
+            size = self._number(a, "size", f"{m.array}.axes.{a.name}", (*place, "axes", i), clock, m)
             axes.append(Axis(a.name, int(size), a.multicast, a.reduce))
         area = self._number(m, "area", m.array, place, clock) or 0.0
-        return Array(m.array, tuple(axes), self._children(m.children, place, clock), area)
+        residency = self._residency(m, place, clock)
+        return Array(m.array, tuple(axes), self._children(m.children, place, clock), area, residency)
+
+    def _residency(self, m: ArrayModel, place: Place, clock: float) -> Residency | None:
+        if m.residency is None:
+            return None
+        where = (f"{m.array}.residency", (*place, "residency"))
+        v = {k: self._number(m.residency, k, *where, clock, m) for k in ResidencyModel.model_fields if k not in WORDS}
+        sizes = ("shared_step", "reserved_shared", "tensor_memory")
+        values: dict[str, Any] = {k: int(n) for k, n in v.items() if k not in sizes}
+        values |= {f"{k}_bytes": v[k] or 0.0 for k in sizes}
+        return Residency(**values)
 
     def _unit(self, m: UnitModel, place: Place, clock: float) -> Unit:
         self.places.setdefault(m.unit, (*place, "unit"))
@@ -309,13 +279,15 @@ class Builder:
         for name, op in m.ops.items():
             where = (f"{m.unit}.ops.{name}", (*place, "ops", name))
             self.places[where[0]] = where[1]
-            cycles = self._number(op, "cycles", *where, clock, m.source)
-            ops[name] = OpCost(cycles, self._number(op, "energy", *where, clock, m.source) or 0.0)
+            cycles = self._number(op, "cycles", *where, clock, m)
+            kinds = [(k, (f"{where[0]}.dtypes.{k}", (*where[1], "dtypes", k))) for k in op.dtypes]
+            by_dtype = tuple((k, self._note(op.dtypes[k], *at, clock, (op, m))) for k, at in kinds)
+            ops[name] = OpCost(cycles, self._number(op, "energy", *where, clock, m) or 0.0, by_dtype)
         for name, targets in m.expands.items():
             expands[name] = {}
             for target, count in targets.items():
                 path, at = f"{m.unit}.expands.{name}.{target}", (*place, "expands", name, target)
-                value = self._note(count, path, at, count.source or m.source or "", clock)
+                value = self._note(count, path, at, clock, (m,))
                 expands[name][target] = int(value)
         drain, area, lanes = (self._number(m, k, m.unit, place, clock) for k in ("drain", "area", "lanes"))
         return Unit(m.unit, clock, ops, lanes or 1, expands, drain or 0.0, area or 0.0)

@@ -19,22 +19,28 @@ def presets() -> tuple[str, ...]:
 
 def load(name_or_path: str | Path) -> Machine:
     """A preset by name, or a machine file (`*.yaml`) by path; InputError with every problem of the file."""
-    text = str(name_or_path)
+    return loads(*_find(str(name_or_path)))
+
+
+def _find(text: str) -> tuple[str, str]:
+    """(text, file) of a preset or a path."""
     if text in presets():
         path = PRESETS / f"{text}.yaml"
-        return loads(path.read_text(encoding="utf-8"), path.name)
+        return path.read_text(encoding="utf-8"), path.name
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return loads(read_text(path), text)
+        return read_text(path), text
     what = f"unknown machine, neither a file nor one of {', '.join(presets())}"
     raise InputError(Problem(what, got=text, hint=suggest(text, presets())))
 
 
 def loads(text: str, file: str = "<machine>") -> Machine:
     """A machine from YAML text; `file` names it in problems."""
-    from arch import check, document, model
+    from arch import check, document, model, variant
 
-    data, places = document.parse(text, file, model.MachineModel)
+    places = document.read(text, file)
+    variant.expand(places, _find)
+    data = document.validated(places, model.MachineModel)
     builder = model.Builder()
     machine = builder.machine(data)
     model.structure_problems(data, places)

@@ -19,6 +19,9 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from arch.machine import Machine
+from arch.occupancy import residency, resident_programs
+from arch.read import load as load_machine
 from einsum.problems import InputError, Problem, suggest
 from gpu_backend import amdgcn, sass, source
 from gpu_backend.interpret import TRITON
@@ -30,33 +33,31 @@ ALIGNED = 16  # bytes; what allocators give, and what a launch would specialise 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A GPU to compile for, and what one SM (compute unit) of it has for its programs."""
+    """A GPU to compile for, and the machine whose SM (compute unit) says what is resident at once."""
 
     backend: str
     arch: int | str  # Triton compiles capability 90 as sm_90a and 100 as sm_100a
-    warp: int  # threads
-    registers: int  # 32-bit ones; NVIDIA: of an SM, AMD: of one thread's slot on a SIMD
-    warps: int
-    programs: int
-    shared: int  # bytes of an SM
-    reserved: int  # bytes of shared memory that each program takes beside its own
+    preset: str
+
+    @property
+    def machine(self) -> Machine:
+        return load_machine(self.preset)
 
 
-TARGETS = {  # CUDA C Programming Guide, compute-capability table; AMD Instinct MI300 ISA guide
-    "sm_80": Target("cuda", 80, 32, 65536, 64, 32, 167936, 1024),
-    "sm_90a": Target("cuda", 90, 32, 65536, 64, 32, 233472, 1024),
-    "sm_100a": Target("cuda", 100, 32, 65536, 64, 32, 233472, 1024),
-    "gfx942": Target("hip", "gfx942", 64, 512, 32, 32, 65536, 0),
+TARGETS = {
+    "sm_80": Target("cuda", 80, "a100-80"),
+    "sm_90a": Target("cuda", 90, "h100"),
+    "sm_100a": Target("cuda", 100, "b200"),
+    "gfx942": Target("hip", "gfx942", "mi300x"),
 }
 HOPPER = "sm_90a"
-REGISTER_UNIT = {"cuda": 256, "hip": 8}  # registers are given out in these steps, to a warp or to a thread
-SIMDS = 4  # of a compute unit, and schedulers of an SM
 
 
 def compiled(kernel: Kernel, target: str = HOPPER) -> CompiledKernel:
     """The kernel compiled for a target; its cache lies beside the generated sources."""
     gpu = _target(target)
     function = source.load(kernel)
+    warp = residency(gpu.machine).warp_threads
     signature = {f"{a.name}_ptr": f"*{TRITON[a.dtype]}" for a in kernel.arguments}
     signature |= {name: "constexpr" for name, _ in kernel.constants}
     attributes = {(i,): [["tt.divisibility", ALIGNED]] for i in range(len(kernel.arguments))}
@@ -64,7 +65,7 @@ def compiled(kernel: Kernel, target: str = HOPPER) -> CompiledKernel:
     with knobs.cache.scope():
         knobs.cache.dir = str(source.cache_dir() / "triton")
         text = ASTSource(function, signature, dict(kernel.constants), attributes)
-        return triton.compile(text, target=GPUTarget(gpu.backend, gpu.arch, gpu.warp), options=options)
+        return triton.compile(text, target=GPUTarget(gpu.backend, gpu.arch, warp), options=options)
 
 
 def profile(kernel: Kernel, target: str = HOPPER) -> Result:
@@ -82,7 +83,7 @@ def profile(kernel: Kernel, target: str = HOPPER) -> Result:
     rows += [Row("spills", n, detail=direction) for direction, n in spilled.items()]
     rows.append(Row("occupancy", occupancy(gpu, registers, built.metadata.shared, kernel.num_warps)))
     rows.append(Row("operations", code.macs(loop, kernel.num_warps), "", "", "main loop", "mac", "issued"))
-    loaded = tools.loaded_bytes(loop, kernel.num_warps * gpu.warp)
+    loaded = tools.loaded_bytes(loop, kernel.num_warps * residency(gpu.machine).warp_threads)
     rows.append(Row("bytes", loaded, place="main loop", detail="read", boundary="issued"))
     places = [("kernel", code.instructions), ("main loop", loop)]
     places += [(f"loop {i + 1}", body) for i, body in enumerate(code.inner_loops)]
@@ -102,15 +103,8 @@ def profile(kernel: Kernel, target: str = HOPPER) -> Result:
 
 def occupancy(gpu: Target, registers: int, shared: int, warps: int) -> float:
     """Warps that are resident on an SM at once, over those that it has room for."""
-    step = REGISTER_UNIT[gpu.backend]
-    if gpu.backend == "cuda":
-        each = -(-registers * gpu.warp // step) * step
-        resident = gpu.registers // each // SIMDS * SIMDS if each else gpu.warps
-    else:
-        resident = gpu.registers // max(step, -(-registers // step) * step) * SIMDS
-    by_shared = gpu.shared // max(1, -(-(shared + gpu.reserved) // 128) * 128)
-    programs = min(min(resident, gpu.warps) // warps, by_shared, gpu.programs)
-    return programs * warps / gpu.warps
+    machine = gpu.machine
+    return resident_programs(machine, registers, shared, warps) * warps / residency(machine).warps
 
 
 def _target(name: str) -> Target:

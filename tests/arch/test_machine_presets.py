@@ -3,32 +3,28 @@
 import math
 
 import pytest
-from ruamel.yaml import YAML
 
 from arch.check import check
+from arch.document import read
 from arch.machine import Memory, Unit
 from arch.read import PRESETS, load, loads, presets
 from arch.show import dump, show
+from arch.variant import expand
+
+ACCELERATORS = ("edge-flat", "eyeriss", "flat", "fusemax", "nvdla", "simba", "systolic-128", "tpu-v4i")
+GPUS = ("a100-80", "b200", "gb300", "h100", "h200", "l40s", "mi300x", "mi325x", "rtx-4090", "t4", "v100")
+TPUS = ("tpu-v5e", "tpu-v5p", "tpu-v6e")
 
 
 def test_names():
-    assert presets() == (
-        "edge-flat",
-        "eyeriss",
-        "flat",
-        "fusemax",
-        "h100",
-        "nvdla",
-        "simba",
-        "systolic-128",
-        "tpu-v4i",
-    )
+    assert presets() == tuple(sorted((*ACCELERATORS, *GPUS, *TPUS)))
 
 
 def numbers(data):
     """Every number and quantity in plain YAML data, in order."""
     if isinstance(data, dict):
-        return [n for key, value in data.items() if key not in ("source", "doc", "stepfall") for n in numbers(value)]
+        words = ("source", "confidence", "doc", "stepfall", "changes")
+        return [n for key, value in data.items() if key not in words for n in numbers(value)]
     if isinstance(data, list):
         return [n for item in data for n in numbers(item)]
     quantity = isinstance(data, str) and data[0].isdigit()
@@ -38,7 +34,9 @@ def numbers(data):
 @pytest.mark.parametrize("name", presets())
 def test_every_number_has_a_source(name):
     sources = load(name).sources
-    written = numbers(YAML(typ="safe").load(PRESETS / f"{name}.yaml"))
+    file = read((PRESETS / f"{name}.yaml").read_text(), name)
+    expand(file, lambda other: ((PRESETS / f"{other}.yaml").read_text(), other))
+    written = numbers(file.data)
     assert len(sources) == len(dict(sources)) == len(written) > 20
     assert [path for path, source in sources if not source] == []
 
@@ -50,6 +48,7 @@ def test_is_well_formed_and_reads_back_equal(name):
     again = loads(dump(machine))
     assert again == machine
     assert (dict(again.sources), again.doc) == (dict(machine.sources), machine.doc)
+    assert dict(again.confidence) == dict(machine.confidence)
 
 
 def test_fusemax_numbers():

@@ -5,9 +5,10 @@ from itertools import count
 from hypothesis import given, settings, strategies as st
 
 from arch.check import TOPOLOGIES, check, operation_classes
-from arch.machine import ROLES, Array, Axis, Link, Machine, Memory, OpCost, Unit
+from arch.machine import ROLES, Array, Axis, Link, Machine, Memory, OpCost, Residency, Unit
 from arch.read import loads
 from arch.show import dump
+from einsum.cascade import DTYPE_BITS
 
 ROOT = 3  # depth of the tree that hangs below it
 positive = st.floats(1e-15, 1e15)
@@ -33,6 +34,8 @@ def machines(draw):
         draw(maybe_zero),
         draw(maybe_none),
         draw(st.none() | st.floats(1e-9, 1e-7)),
+        draw(maybe_none),
+        confidence=(("clock", draw(st.sampled_from(("high", "medium", "low")))),),
         sources=(("clock", draw(st.text("abc: '\"#\n", min_size=1)).strip() or "x"),),
     )
 
@@ -54,6 +57,7 @@ def memories(draw, fresh, clock, depth):
         draw(maybe_zero),
         None if depth == ROOT else draw(st.none() | st.lists(st.sampled_from(ROLES), min_size=1).map(tuple)),
         draw(st.booleans()),
+        draw(maybe_none),
     )
 
 
@@ -74,12 +78,16 @@ def children(draw, fresh, clock, depth):
 def arrays(draw, fresh, clock, depth):
     sizes = draw(st.lists(st.integers(1, 512), min_size=1, max_size=2))
     axes = tuple(Axis(f"axis{i}", n, draw(st.booleans()), draw(st.booleans())) for i, n in enumerate(sizes))
-    return Array(next(fresh), axes, draw(children(fresh, clock, depth - 1)))
+    whole, size = st.integers(1, 1024), st.integers(1, 2**20).map(float)
+    resident = st.builds(Residency, whole, whole, whole, whole, whole, size, st.just(0.0) | size, st.just(0.0) | size)
+    return Array(next(fresh), axes, draw(children(fresh, clock, depth - 1)), 0.0, draw(st.none() | resident))
 
 
 @st.composite
 def units(draw, fresh, clock):
-    ops = draw(st.dictionaries(classes, st.builds(OpCost, st.floats(0.5, 64), maybe_zero), min_size=1, max_size=4))
+    cycles = st.floats(0.25, 64)
+    by_dtype = st.dictionaries(st.sampled_from(sorted(DTYPE_BITS)), cycles).map(lambda d: tuple(d.items()))
+    ops = draw(st.dictionaries(classes, st.builds(OpCost, cycles, maybe_zero, by_dtype), min_size=1, max_size=4))
     missing = [c for c in operation_classes() if c not in ops]
     counts = st.dictionaries(st.sampled_from(sorted(ops)), st.integers(1, 20), min_size=1)
     expands = draw(st.dictionaries(st.sampled_from(missing), counts, max_size=2))
@@ -94,3 +102,4 @@ def test_dump_reads_back_equal(machine):
     again = loads(dump(machine))
     assert again == machine
     assert dict(again.sources)["clock"] == dict(machine.sources)["clock"]
+    assert dict(again.confidence)["clock"] == dict(machine.confidence)["clock"]

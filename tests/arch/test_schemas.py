@@ -89,11 +89,12 @@ def test_shipped_files_satisfy_the_schema_and_misspelt_keys_do_not(kind):
 def keys(data, place=()):
     """Places of every key of the models: not of the dictionaries whose keys are the user's."""
     if isinstance(data, dict):
-        free = place and place[-1] in ("ops", "sizes", "dtypes", "order", "expands", "at", "exp")
+        free = place and place[-1] in ("ops", "sizes", "dtypes", "order", "expands", "at", "exp", "dtypes", "changes")
         for key, value in data.items():
             if not free:
                 yield (*place, key)
-            yield from keys(value, (*place, key))
+            if key != "changes":  # any part of the other machine's file
+                yield from keys(value, (*place, key))
     elif isinstance(data, list):
         for i, item in enumerate(data):
             yield from keys(item, (*place, i))
