@@ -13,6 +13,7 @@ from mapper.handover import check_kept
 from mapper.legality import check_dataflow, check_holds, check_nest, check_order
 from mapper.mapping import Compute, Group, Loop, Mapping, Node, Order, Phases, Pipe, Seq
 from mapper.moves import check_moves, check_names
+from mapper.nest import check_sizes
 from mapper.sites import At, Report, Site, holds, of_type, private, sites
 from mapper.uncosted import check_costed
 
@@ -23,6 +24,7 @@ def check(mapping: Mapping, workload: Workload, machine: Machine) -> None:
     Later rules assume the earlier ones, so they are tried in four rounds: names; what is not costed yet; legality;
     capacity.
     """
+    check_sizes(workload)
     every = tuple(sites(mapping))
     for rule in (_names, check_costed, _legality, _capacity):
         report = Report(mapping)

@@ -19,7 +19,7 @@ from mapper.cost import cost
 from mapper.kernel_gpu import power_of_two
 from mapper.mapping import GUARD, Compute, Group, Hold, Loop, Mapping, Move, Node, Pipe, Seq, leaves
 from mapper.place import unit_names
-from mapper.search.answer import DEFAULT, Found, search
+from mapper.search.answer import DEFAULT, Found, proven
 from mapper.search.solve import Space
 from mapper.tile import length_guards
 
@@ -45,7 +45,7 @@ def chunked(
     rows, most = LEAST, max(LEAST, power_of_two(int(workload.given[tensor].max())))
     while rows <= most:
         told(f"one expert with {rows} rows {rank}")
-        best = search(one_expert(workload, rows), machine, objective, space, told).found[0].mapping
+        best = proven(one_expert(workload, rows), machine, objective, space, told).found[0].mapping
         mapping = one_by_one(best, workload, machine, rows)
         check(mapping, workload, machine)
         found[rows] = Found(mapping, cost(mapping, workload, machine))

@@ -15,9 +15,12 @@ import numpy as np
 
 from einsum.affine import Affine, constraints
 from einsum.cascade import Workload
+from einsum.problems import InputError, Problem
 from mapper.mapping import GUARD, Loop
 from mapper.tile import lengths
 
+LARGEST = 1 << 40  # size: products with indices of loops stay whole numbers of 64 bits
+COUNTABLE, WALKABLE = 1 << 62, 1 << 28  # iterations: of all loops, and of those whose index a bound uses
 When = tuple[tuple[int, str | int], ...]  # (loop position, "first" | "last" | index)
 
 
@@ -98,12 +101,13 @@ class Nest:
     def count(self, when: When = ()) -> int:
         """Innermost iterations that satisfy every condition; exact for affine bounds.
 
-        Only loops whose index a bound refers to are enumerated; the rest multiply.
+        Only loops whose index a bound refers to are enumerated; the rest multiply. InputError if there are too many.
         """
         used = {p for loop in self.loops for f in (*loop.start, *loop.stop) for p in f.positions}
         fixed: dict[int, list[str | int]] = {}
         for position, value in when:
             fixed.setdefault(position, []).append(value)
+        self._check_countable(used)
         weight, index = np.ones(1, dtype=np.int64), [np.zeros(1, dtype=np.int64)] * len(self.loops)
         for position, loop in enumerate(self.loops):
             start = np.maximum.reduce(np.broadcast_arrays(*[f.at(index) for f in loop.start], weight * 0)[:-1])
@@ -121,6 +125,22 @@ class Nest:
             else:
                 weight = weight * np.maximum(stop - start, 0)
         return int(weight.sum())
+
+    def _check_countable(self, used: set[int]) -> None:
+        """InputError if all iterations do not fit 64 bits, or those of the loops to enumerate do not fit the memory."""
+        every, walked = (math.prod(self.loops[i].count for i in who) for who in (range(len(self.loops)), used))
+        if every >= COUNTABLE or walked >= WALKABLE:
+            loops = [loop.name for i, loop in enumerate(self.loops) if every >= COUNTABLE or i in used]
+            what = "too many iterations to count; larger tiles make fewer"
+            raise InputError(Problem(what, path=f"loops over {', '.join(loops)}", got=f"{max(every, walked):.3g}"))
+
+
+def check_sizes(workload: Workload) -> None:
+    """InputError for sizes too large to count with."""
+    large = [(name, size) for name, size in workload.sizes.items() if size > LARGEST]
+    if large:
+        path = f"sizes of {workload.cascade.name}"
+        raise InputError(Problem(f"size {n} is larger than 2^40", path=path, got=str(size)) for n, size in large)
 
 
 def _pick(value: str | int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -139,14 +139,14 @@ def _simulated(cascade_name: str, mapping_name: str, machine_name: str) -> Itera
     from mapper.chunks import chunked
     from mapper.cost import cost
     from mapper.library import make
-    from mapper.search.answer import search
+    from mapper.search.answer import proven
     from sim.run import simulate
 
     cascade, machine = load_cascade(cascade_name), load_machine(machine_name)
     sizes = OTHER.get(cascade_name, SIZES)
     if mapping_name == "found":
         workload = bind(cascade, {**sizes, "M0": 256} if "M0" in cascade.free_sizes else sizes)
-        mapping = search(workload, machine).found[0].mapping
+        mapping = proven(workload, machine).found[0].mapping
     elif mapping_name == "chunks":
         own, given, _ = routed(cascade, sizes, ROUTING)
         workload = bind(cascade, own, given=given)

@@ -19,7 +19,7 @@ from einsum.cascade import Workload
 from mapper import mapping as types
 from mapper.check import check
 from mapper.modulo import Stages, static_orders
-from mapper.search.answer import DEFAULT, Answer, Certificate, Found, described, search
+from mapper.search.answer import DEFAULT, Answer, Certificate, Found, described, proven
 from mapper.search.build import Choice, mapping_of
 from mapper.search.effort import CLOSE
 from mapper.search.every import every
@@ -310,15 +310,15 @@ def buys(
 ) -> tuple[Gain, ...]:
     """Which parameter buys most: each of them (all if none is given) `factor` times better, mapped anew by the search.
 
-    Greatest gain first. InputError for a parameter that the machine has not.
+    Greatest gain first. InputError for a parameter that the machine has not. An interrupt ends it.
     """
     timed = ("throughput", "bandwidth", "capacity")
     chosen = tuple(parameters) or tuple(p for p in scale.parameters(machine) if p.endswith(timed))
     scale.check(machine, chosen)
-    before = search(workload, machine, "latency", space, told).found[0].latency_s
+    before = proven(workload, machine, "latency", space, told).found[0].latency_s
     gains = []
     for parameter in chosen:
         told(parameter)
         other = scale.scaled(machine, {parameter: factor})
-        gains.append(Gain(parameter, before, search(workload, other, "latency", space).found[0].latency_s))
+        gains.append(Gain(parameter, before, proven(workload, other, "latency", space).found[0].latency_s))
     return tuple(sorted(gains, key=lambda g: -g.gain))

@@ -19,6 +19,7 @@ from arch.machine import Machine
 from einsum.cascade import Workload
 from einsum.ops import is_view, operation_classes
 from einsum.problems import InputError, Problem
+from mapper.nest import check_sizes
 from mapper.search.build import Choice
 from mapper.search.effort import CLOSE, Stopped
 from mapper.search.explain import explain
@@ -71,6 +72,7 @@ class Cuts:
     """The cuts of a workload into groups, on a machine."""
 
     def __init__(self, workload: Workload, machine: Machine, solver: Solver) -> None:
+        check_sizes(workload)
         self.workload, self.machine, self.solver = workload, machine, solver
         self.names = tuple(e.name for e in workload.cascade.einsums if not is_view(e))
         self.costs: dict[Done, Cost | None] = {}
@@ -302,7 +304,7 @@ class Cuts:
         found: list[Problem] = []
         for atom in self.bound_together:
             if self.bound(atom) is None and atom in self.why:
-                found.append(Problem("cannot be mapped", path=", ".join(sorted(atom)), got=self.why[atom]))
+                found.append(Problem(f"cannot be mapped: {self.why[atom]}", path=", ".join(sorted(atom))))
             elif self.solver.best(self.group(atom), "energy") is None:
                 found += explain(self.group(atom), self.solver.space)
         return found or [Problem("no cut into groups fits", path=self.workload.cascade.name)]

@@ -195,7 +195,11 @@ class Group:
     def _options(self, e: Einsum) -> Iterator[Option]:
         units = list(units_of(e, self.machine))
         if not units:
-            raise Illegal(f"no unit executes {e.name}, which needs {', '.join(operation_classes(e))}")
+            needed = operation_classes(e)
+            lacking = {u.name: [c for c in needed if not executes(u, c)] for u in self.machine.units}
+            best = min(lacking, key=lambda name: len(lacking[name]))
+            what = f"no unit executes {e.name}, which needs {', '.join(needed)}"
+            raise Illegal(f"{what}; {best} lacks {', '.join(lacking[best])}")
         for unit in units:
             first = unit.split("+")[0]
             axes = [(f"{a}.{axis.name}", axis) for a, axis in self.machine.axes(first)]
@@ -295,9 +299,12 @@ class Group:
         if self.carrier is None:
             raise Illegal("they have no rank in common")
         for use in self.uses.values():
-            if use.kind == "inner" and not any(
-                may_hold(self.machine, m, *use.roles) for m in self.levels + self.registers
-            ):
+            carried = use.written and cascade[use.tensor].iterative
+            if carried and carried == self.carrier:
+                raise Illegal(f"{use.tensor} is carried along {carried}, and no loop over another rank could hold it")
+            registers = self.registers if use.kind == "inner" else ()
+            able = any(may_hold(self.machine, m, *use.roles) for m in self.levels + registers)
+            if (use.kind == "inner" or carried) and not able:
                 raise Illegal(f"no memory above all of them may hold {use.tensor}")
 
 

@@ -38,7 +38,8 @@ def places(group: Group, use: Use, chosen: Orders) -> tuple[tuple[Hold, ...], ..
     levels = [at_level(group, use, block, chosen[block - 1]) for block in range(1, len(group.levels) + 1)]
     if use.kind == "inner" and group.registers:
         inside, users = frozenset(chosen[-1]), [group.workload.cascade[u] for u in use.users]
-        steps = [r for r in use.ranks if r not in group.walked and all(r in e.ranks for e in users)]
+        long = [r for r in use.ranks if r not in group.walked and group.workload.extent(r) > 1]
+        steps = [r for r in long if all(r in e.ranks for e in users)]
         able = [m for m in group.registers if may_hold(group.machine, m, *use.roles)]
         levels.append((None, *(Hold(m, group.blocks, inside, r) for m in able for r in (None, *steps))))
     chains = (tuple(hold for hold in chain if hold) for chain in product(*levels))
@@ -51,8 +52,7 @@ def at_level(group: Group, use: Use, block: int, order: tuple[str, ...]) -> tupl
     memory = group.levels[block - 1]
     if not may_hold(group.machine, memory, *use.roles):
         return (None,)
-    carried = use.written and group.workload.cascade[use.tensor].iterative == group.carrier
-    held = () if carried else (Hold(memory, block, _outside(order, use.ranks)),)
+    held = (Hold(memory, block, _outside(order, use.ranks)),)
     return (None, *held) if group.machine.memory(memory).bypass else held
 
 

@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     except click.UsageError as error:
         _complain((problem_of(error),))
         return USER_ERROR
+    except MemoryError as error:
+        _complain((Problem(f"sizes too large for this machine's memory: {error}"),))
+        return USER_ERROR
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -292,6 +292,33 @@ def crosscheck(**options: Any) -> int:
 
 
 @commands.command()
+@click.option(
+    "--machine", metavar="NAME|FILE", help="Only this GPU; with --data, the one that no machine is named after."
+)
+@click.option("--data", type=FILE, help="Measured kernels in the columns of studies/reference/gpu, in place of those.")
+@click.option("--out", default="out/validate", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@json_option
+def validate(**options: Any) -> None:
+    """Predict measured GPU kernels; print the errors, those of simpler models, and the noise of measuring."""
+    from studies.cli import validate as command
+
+    command.validate(**options)
+
+
+@commands.command()
+@click.option("--machine", default="h100", show_default=True, metavar="NAME|FILE", help="The GPU.")
+@click.option(
+    "--data", multiple=True, type=FILE, help="Measured kernels, in place of those that ship; may be repeated."
+)
+@click.option("--out", default="out/calibrate", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+def calibrate(**options: Any) -> None:
+    """Fit a GPU's physical constants to half of its measured kernels; write them and every residual as YAML."""
+    from studies.cli import validate as command
+
+    command.calibrate(**options)
+
+
+@commands.command()
 @click.argument("cascade", metavar="NAME|FILE")
 @size_option
 @click.option("--machine", metavar="NAME|FILE", help="Also a roofline, and whether everything fits.")

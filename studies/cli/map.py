@@ -53,14 +53,17 @@ def map_(
             answer = refine.refine(workload, place, space, simulations=simulate, told=status.update)
         else:
             answer = search(workload, place, objective, space, told)
-        gains = refine.buys(workload, place, space=space, told=told) if buys else ()
     if out:
         _write(answer.found, out)
+    if not as_json:
+        _print(answer, cascade, machine, out)
+    gains: tuple[refine.Gain, ...] = ()
+    if buys:
+        with Console(stderr=True).status("") as status:
+            gains = refine.buys(workload, place, space=space, told=lambda text: status.update(f"solving {text}"))
     if as_json:
         print(json.dumps(_as_dict(answer) | {"buys": [asdict(g) for g in gains]}, indent=1, allow_nan=False))
-        return
-    _print(answer, cascade, machine, out)
-    if buys:
+    elif buys:
         rows = [(g.parameter, g.before_s, g.after_s, f"{g.gain:.2%}") for g in gains]
         report.print_table("10% more of one thing, mapped anew", ("parameter", "before s", "after s", "gain"), rows)
 
@@ -112,18 +115,24 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
     ]
     if len(answer.found) == 1:
         print(show(answer.found[0].mapping))
-    report.print_table(f"{cascade} on {machine}, least {proof.objective}", COLUMNS, rows)
+    front = proof.objective == "pareto"
+    what = "latency against energy" if front else f"least {proof.objective}"
+    report.print_table(f"{cascade} on {machine}, {what}", COLUMNS, rows)
     print(f"space: {proof.space}")
-    method = answer.found[0].result.method.replace(" ", "-")
+    first = answer.found[0]
+    method = first.result.method.replace(" ", "-")
     whole = "the whole space was costed or bounded out" if proof.exhausted else "stopped early"
     runs = f", simulations: {answer.simulated}" if isinstance(answer, Refined) else ""
+    claim = f"{method} {proof.objective} at least {proof.bound:.6g}, found {proof.value:.6g}, gap {proof.gap:.2%}"
+    if front:
+        claim = "no mapping of the space is both faster and of less energy than one of these, in closed form"
     print(
-        f"proof: {method} {proof.objective} at least {proof.bound:.6g}, found {proof.value:.6g}, gap {proof.gap:.2%}; "
+        f"proof: {claim}; "
         f"{whole}: {proof.effort.space:.3g} points, {proof.effort.costed} costed in full{runs}; {proof.seconds:.2f} s"
     )
     if out:
         many = f"{len(answer.found)} mappings" if len(answer.found) > 1 else "mapping"
-        print(f"{many} in {out}; `stepfall run --mapping {out}/{answer.found[0].mapping.name}.yaml`")
+        print(f"{many} in {out}; `stepfall run --mapping {out}/{first.mapping.name}.yaml`")
 
 
 def _as_dict(answer: Answer) -> dict[str, object]:

@@ -11,7 +11,7 @@ from mapper.check import check
 from mapper.cost import cost
 from mapper.library import make
 from mapper.result import Result
-from mapper.search.answer import search
+from mapper.search.answer import proven
 from mapper.search.build import mapping_of
 from mapper.search.group import Group
 from mapper.search.solve import Solver, Space
@@ -45,7 +45,7 @@ def fused(points: Points, progress: Progress) -> tuple[Found, ...]:
     """The 1-pass cascade on FuseMax beside the paper's +Binding."""
 
     def solve(workload: Workload, machine: Machine) -> Result:
-        return search(workload, machine).found[0].result
+        return proven(workload, machine).found[0].result
 
     return tuple(_found("attention-1pass", "fusemax", "fusemax-binding", p, solve, progress) for p in points)
 

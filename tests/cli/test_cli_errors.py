@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import stepfall
+
 SIZE = ("--size", "B=1,H=1,E=64,F=64,M=1024,P=1024")
 CASCADE, MACHINE, MAPPING = (
     ("--cascade", "good.cascade"),
@@ -158,3 +160,13 @@ def lay_out(mistake: Mistake, folder: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
+
+
+def test_too_large_for_the_memory_is_said(monkeypatch, capsys):
+    def enormous(*given):
+        raise MemoryError("Unable to allocate 74.5 GiB")
+
+    monkeypatch.setattr("mapper.search.answer.search", enormous)
+    code = stepfall.main(["map", "--cascade", "gemm", "--machine", "tpu-v4i", "--size", "M=4,N=4,K=4"])
+    assert code == 2
+    assert capsys.readouterr().err.startswith("error: sizes too large for this machine's memory: Unable to allocate")

@@ -258,6 +258,17 @@ def test_buys_names_every_parameter_and_refuses_others():
         buys(workload, machine, ["drm bandwidth"])
 
 
+def test_what_an_interrupted_search_has_so_far_is_no_gain(monkeypatch):
+    def interrupted(*given):
+        found = search(*given)
+        return replace(found, certificate=replace(found.certificate, exhausted=False))
+
+    workload, machine = small(0)
+    monkeypatch.setattr("mapper.search.answer.search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        buys(workload, machine)
+
+
 def test_map_simulates_and_says_what_buys_most(capsys):
     def cli(line):
         return stepfall.main(line.split()), *capsys.readouterr()

@@ -29,6 +29,15 @@ def test_text_shows_the_mapping_and_the_proof():
     assert "the whole space was costed or bounded out" in out
 
 
+def test_a_front_is_proven_as_a_front():
+    code, out, _ = run(*GEMM, "--objective", "pareto")
+    assert code == 0 and "latency against energy" in out
+    assert "proof: no mapping of the space is both faster and of less energy than one of these" in out
+    front = json.loads(run(*GEMM, "--objective", "pareto", "--json")[1])
+    products = [found["latency_s"] * found["energy_j"] for found in front["found"]]
+    assert len(products) > 1 and front["certificate"]["bound"] == pytest.approx(min(products), rel=1e-9)
+
+
 @pytest.mark.parametrize("objective", ["latency", "energy", "edp", "pareto"])
 def test_json_has_mappings_that_run_as_they_say(objective: str, tmp_path: Path):
     code, out, err = run(*GEMM, "--objective", objective, "--json", "--out", tmp_path / "made")
@@ -83,6 +92,13 @@ def test_what_cannot_be_mapped_exits_with_2(tmp_path: Path):
     assert (code, out) == (2, "")
     assert "A: " in err and "depends on data" in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sizes", ["M=99999999999999999999,N=4,K=4", "M=1000000000000,N=1000000000000,K=1000000000000"])
+def test_what_cannot_be_counted_is_said(sizes: str):
+    code, out, err = run("map", "--cascade", "gemm", "--machine", "tpu-v4i", "--size", sizes)
+    assert (code, out) == (2, "")
+    assert "size M is larger than 2^40" in err or "too many iterations to count" in err
 
 
 def test_missing_sizes_are_named():

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from search_cases import workload
 
+from arch import read
 from arch.machine import Array, Axis, Machine, Memory, OpCost, Unit
 from einsum import library
 from einsum.bind import bind
 from einsum.cascade import Workload
+from einsum.ops import is_view
 from einsum.problems import InputError
 from mapper.search.answer import search
 from mapper.search.group import Group
@@ -20,6 +22,8 @@ from mapper.search.solve import Space
 
 OPS = {name: OpCost(1, 1e-12) for name in ("mac", "mul", "add", "max", "exp")}
 STATE = "tensor X[p,j]: fp32\nP[p,j] = R[p,j] * X[p,j]\nR[p,j+1] = P[p,j] + X[p,j] init 0\n"
+SUM = "tensor X[p,j]: fp32\nR[p,j+1] = R[p,j] + X[p,j] init 0\n"
+LONE = SUM.replace("p,", "") + "tensor D[p]: fp32\nC[p] = R[J] * D[p]\n"
 GEMM = "tensor A[m,k]: bf16\ntensor B[k,n]: bf16\nC[m,n] = A[m,k] * B[k,n]\n"
 
 
@@ -95,6 +99,7 @@ REFUSED = {
     "diagonal": (workload(DIAGONAL, I=4, J=4), "Y", "stands in two indices"),
     "lengths": (workload(LENGTHS, B=2, M=4), "Y", "depends on data"),
     "top-k": (bind(library.load("gate-topk-softmax"), {"T": 4, "E": 8, "K": 2}), "A", "depends on data"),
+    "state along its only rank": (workload(LONE, J=3, P=2), "R", "carried along j"),
     "no unit": (bind(library.load("rms-norm"), dict.fromkeys(library.load("rms-norm").free_sizes, 4)), "", "no unit"),
 }
 
@@ -106,6 +111,19 @@ def test_what_the_search_does_not_cover_is_said(case: tuple[Workload, str, str],
     with pytest.raises(InputError) as error:
         search(bound, machine(1 << 20), objective)
     assert any(einsum in p.path and why in f"{p}" for p in error.value.problems), error.value
+
+
+def test_a_state_needs_a_memory_between_the_root_and_its_unit():
+    place = Machine("bare", 1e9, Memory("dram", (Unit("pe", 1e9, OPS),), access_bytes=2))
+    with pytest.raises(InputError, match="R: cannot be mapped: no memory above all of them may hold R"):
+        search(workload(f"{SUM}C[p] = R[p,J] * R[p,J]\n", P=6, J=3), place)
+
+
+def test_steps_of_one_coordinate_are_no_choice_of_their_own():
+    bound = bind(library.load("attention-1pass"), dict.fromkeys(library.load("attention-1pass").free_sizes, 1))
+    group = Group(bound, read.load("fusemax"), tuple(e.name for e in bound.cascade.einsums if not is_view(e)))
+    chains = [c for chosen in orders(group) for use in group.uses.values() for c in places(group, use, chosen)]
+    assert chains and not any(hold.along for chain in chains for hold in chain)
 
 
 def test_unknown_words_get_a_suggestion():

@@ -1,0 +1,1 @@
+"""GPU kernels: measured rows, models of their time, calibration and validation."""
