@@ -101,7 +101,7 @@ def search(
         min(_value(objective, path) for path in paths),
         tuple(_found(path, i, space) for i, path in enumerate(paths)),
     )
-    least = value if bound is None else getattr(bound, objective)
+    least = value if bound is None else _whole(objective, bound)
     words, spent = described(cuts, space), time.perf_counter() - start
     return Answer(found, Certificate(objective, value, least, bound is None, words, solver.effort, spent))
 
@@ -121,14 +121,15 @@ def proven(
 
 
 def _paths(cuts: Cuts, objective: str, told: Callable[[str], None]) -> tuple[list[list[Choice]], Cost | None]:
-    """(the best cuts, a bound of any cut if the search was stopped)."""
+    """(the best cuts, a bound of any cut if the search was stopped or a front was cut off)."""
     if objective in COSTS:
         path, bound = cuts.best(objective, told)
         return [path], None if bound == total(path) else bound
     paths = cuts.front(told)
+    bound = Cost(total(paths[0]).latency, cuts.floor.energy) if cuts.solver.cut_off else None
     if objective == "edp":
         paths = [min(paths, key=lambda path: _value("edp", path))]
-    return paths, None
+    return paths, bound
 
 
 def _until(deadline: float) -> Callable[[], None]:
@@ -140,7 +141,11 @@ def _until(deadline: float) -> Callable[[], None]:
 
 
 def _value(objective: str, path: list[Choice]) -> float:
-    whole = total(path)
+    return _whole(objective, total(path))
+
+
+def _whole(objective: str, whole: Cost) -> float:
+    """Latency, energy, or for `edp` and `pareto` their product."""
     return getattr(whole, objective) if objective in COSTS else whole.latency * whole.energy
 
 

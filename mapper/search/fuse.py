@@ -154,6 +154,11 @@ class Cuts:
                 self.costs[names] = None
         return self.costs[names]
 
+    @property
+    def floor(self) -> Cost:
+        """A lower bound of any cut: every operation on its best units, what enters and leaves moved once."""
+        return _quick(self.group(frozenset(self.names)))
+
     def solve(self, names: Done, minimise: str, room: Cost) -> None:
         """Put the group's best choice in the place of its bound; if none is within `room`, that is a better bound."""
         choice = self.solver.best(self.group(names), minimise, room.latency, room.energy)
@@ -171,7 +176,7 @@ class Cuts:
         """(the groups of the cut whose sum is least, a lower bound of any cut's sum), equal unless the search was
         stopped; InputError if some Einsum fits nowhere."""
         solved = self._apart(minimise, told)
-        bound = total([])
+        bound = self.floor if solved else total([])
         try:
             while True:
                 whole = total(solved) if solved else Cost(math.inf, math.inf)

@@ -38,6 +38,7 @@ class Solver:
 
     space: Space
     effort: Effort = field(default_factory=Effort)
+    cut_off: bool = False  # whether a front had more than `FRONT` points
     _known: dict[tuple, Choice | None] = field(default_factory=dict)
 
     def best(self, group: Group, minimise: str, latency: float = math.inf, energy: float = math.inf) -> Choice | None:
@@ -74,6 +75,7 @@ class Solver:
                 return
             yield found
             energy = found.energy * (1 - 1e-9)
+        self.cut_off = True
 
 
 def widths(group: Group) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from studies.cli.inputs import load
 if TYPE_CHECKING:
     from arch.machine import Machine
     from einsum.cascade import Workload
-    from mapper.assign import Assigned, AssignedPipe
+    from mapper.assign.answer import Assigned, AssignedPipe
     from mapper.mapping import Mapping
 
 COLUMNS = ("unit", "busy before", "busy after", "order, with stages")
@@ -32,7 +32,7 @@ def bind(
     as_json: bool,
 ) -> None:
     """Print units' work, the interval with its bound, and the simulated latency; with `out` write the mapping."""
-    from mapper.assign import assign
+    from mapper.assign.answer import assign
     from mapper.yaml import dump_mapping
 
     if out:

@@ -121,10 +121,10 @@ def _print(answer: Answer, cascade: str, machine: str, out: Path | None) -> None
     print(f"space: {proof.space}")
     first = answer.found[0]
     method = first.result.method.replace(" ", "-")
-    whole = "the whole space was costed or bounded out" if proof.exhausted else "stopped early"
+    whole = "the whole space was costed or bounded out" if proof.exhausted else "stopped early, or a front cut off"
     runs = f", simulations: {answer.simulated}" if isinstance(answer, Refined) else ""
     claim = f"{method} {proof.objective} at least {proof.bound:.6g}, found {proof.value:.6g}, gap {proof.gap:.2%}"
-    if front:
+    if front and proof.exhausted:
         claim = "no mapping of the space is both faster and of less energy than one of these, in closed form"
     print(
         f"proof: {claim}; "

@@ -17,10 +17,10 @@ from einsum.ops import operation_classes
 from einsum.parse import parse
 from einsum.problems import InputError
 from mapper import library
-from mapper.assign import assign, held_bytes
-from mapper.assign_facts import Facts, facts
-from mapper.assign_model import Model
-from mapper.assign_solver import Violation, solve
+from mapper.assign.answer import assign, held_bytes
+from mapper.assign.facts import Facts, facts
+from mapper.assign.model import Model
+from mapper.assign.solver import Violation, solve
 from mapper.check import check
 from mapper.mapping import Compute, Greedy, Group, Hold, Loop, Mapping, Order, Pipe, Seq, leaves
 from mapper.random_mapping import random_case

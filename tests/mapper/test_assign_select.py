@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 
 from einsum.problems import InputError
-from mapper.assign_select import Factors, select
-from mapper.assign_solver import Violation
+from mapper.assign.select import Factors, select
+from mapper.assign.solver import Violation
 
 EINSUMS = ("A", "B", "C")
 

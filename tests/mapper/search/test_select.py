@@ -18,7 +18,7 @@ from search_cases import SEVERAL, SINGLE, partial, tiny, tiny_machine
 from arch.machine import Array, Machine, Memory, Node
 from einsum.cascade import Workload
 from einsum.problems import InputError
-from mapper.assign_select import Factors, select
+from mapper.assign.select import Factors, select
 from mapper.check import check
 from mapper.cost import cost
 from mapper.mapping import Compute, Mapping, leaves

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from einsum.problems import InputError, Problem, suggest
-from mapper.assign_solver import Solved, Violation, pyo, solve
+from mapper.assign.solver import Solved, Violation, pyo, solve
 
 OBJECTIVES = ("energy", "latency")
 

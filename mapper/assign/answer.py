@@ -20,9 +20,9 @@ from scipy.optimize import linprog
 from arch.machine import Machine
 from einsum.cascade import Workload
 from einsum.problems import InputError, Problem
-from mapper.assign_facts import Facts, facts, with_leaves, with_pipe
-from mapper.assign_model import Model
-from mapper.assign_solver import GAP, Solved, Violation, solve
+from mapper.assign.facts import Facts, facts, with_leaves, with_pipe
+from mapper.assign.model import Model
+from mapper.assign.solver import GAP, Solved, Violation, solve
 from mapper.check import check
 from mapper.mapping import Compute, Mapping, Order, Pipe, leaves
 from mapper.modulo import static_orders

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from mapper.assign_facts import Facts, Stored
-from mapper.assign_solver import GAP, Violation, pyo
+from mapper.assign.facts import Facts, Stored
+from mapper.assign.solver import GAP, Violation, pyo
 
 TINY = 1e-8  # a violation below this part of its measure is rounding
 PRECEDENCE = 10.0  # price of data that comes late: what can be bought, more units, buffers or tiles, is named first
