@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from studies.gpu.validate import Estimates
 
+RATIOS = (0.2, 0.5, 1, 2, 3)
 COLOURS = {"ours": "tab:blue", "three constants": "tab:orange", "roofline": "0.75"}
 
 
@@ -37,6 +38,9 @@ def _drawer(found: Estimates, name: str):
                     p.seconds[mine] * 1e6, seconds / p.seconds[mine], ".", ms=2, color=COLOURS[model], label=model
                 )
             panel.set(xscale="log", yscale="log", ylim=(0.2, 3), title=f"{kind}, {name}, rows not fitted")
+            panel.set_yticks(RATIOS, [f"{r:g}" for r in RATIOS])
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_minor_formatter("")
             panel.set_xlabel("measured [us]")
             panel.axhline(1.0, color="k", lw=0.6)
         panels[0].set_ylabel("estimate / measured")
