@@ -57,8 +57,7 @@ def intervals(points: Points, estimate: Array, fitted: Points, residuals: Array)
         extra = np.maximum(distance[:, -1] / max(reach, 1e-9) - 1, 0) * WIDEN * (top - bottom) / 2
         low[mine] = estimate[mine] * np.exp(-(top + extra))
         high[mine] = estimate[mine] * np.exp(-(bottom - extra))
-        alike = set(fitted["framework"][same].tolist())
-        types = set(fitted["dtype"][same].tolist())
-        inside[mine] = (distance[:, -1] <= reach) & np.isin(points["framework"][mine], list(alike))
-        inside[mine] &= np.isin(points["dtype"][mine], list(types))
+        inside[mine] = distance[:, -1] <= reach
+        for label in ("framework", "dtype", "kv_dtype"):
+            inside[mine] &= np.isin(points[label][mine], np.unique(fitted[label][same]))
     return Intervals(low, high, inside)

@@ -99,6 +99,9 @@ def test_intervals_cover_what_they_say_and_widen_outside(points):
     away = intervals(far, estimate, fitted, residuals)
     assert not away.inside.any()
     assert np.log(away.high / away.low).mean() > 2 * np.log(found.high / found.low).mean()
+    for label in ("framework", "dtype", "kv_dtype"):
+        other = replace(rest, labels=rest.labels | {label: np.full(len(rest), "another")})
+        assert not intervals(other, estimate, fitted, residuals).inside.any()
 
 
 def test_ten_thousand_estimates_take_less_than_a_minute(points):
