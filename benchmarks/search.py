@@ -17,7 +17,8 @@ from einsum.bind import bind
 from einsum.library import load as load_cascade
 from mapper.search.answer import search
 from mapper.search.group import Group
-from mapper.search.price import ENERGY, Metrics, Prices, Shapes
+from mapper.search.metrics import Metrics
+from mapper.search.price import ENERGY, Prices, Shapes
 from mapper.search.solve import Solver, Space, columns
 from studies.mapper.cases import CASES
 

@@ -12,8 +12,8 @@ import numpy as np
 from einsum.cascade import Einsum
 from mapper.search.effort import CLOSE
 from mapper.search.group import Option
+from mapper.search.metrics import Metrics
 from mapper.search.places import below, upper
-from mapper.search.price import Metrics
 from mapper.search.terms import Held, Live, Moves, Terms
 
 Made = tuple[Any, Moves, int] | None  # the decisions before (again such a tuple), and the last one

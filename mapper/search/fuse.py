@@ -24,7 +24,8 @@ from mapper.search.build import Choice
 from mapper.search.effort import CLOSE, Stopped
 from mapper.search.explain import explain
 from mapper.search.group import Group, Illegal, final
-from mapper.search.price import ENERGY, Metrics, Prices, Shapes
+from mapper.search.metrics import Metrics
+from mapper.search.price import ENERGY, Prices, Shapes
 from mapper.search.solve import Solver, named, signature
 from mapper.tile import storage
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from mapper.search.effort import Effort, Limits
 from mapper.search.group import Group, Option, Use
+from mapper.search.metrics import Metrics, add, mesh
 from mapper.search.places import added_up, at_level, level_orders, upper
-from mapper.search.price import Array, Hold, Metrics, Prices, Shapes, Vector, add, ceil_div, mesh
+from mapper.search.price import Array, Hold, Prices, Shapes, Vector, ceil_div
 
 KEPT = 1 << 27  # bytes of tables kept
 Level = tuple[Hold | None, ...]  # for each tensor its hold at a level

@@ -19,8 +19,9 @@ from mapper.search.build import Choice
 from mapper.search.dynamic import Program
 from mapper.search.effort import CLOSE, Effort
 from mapper.search.group import Group, Option
+from mapper.search.metrics import Metrics, mesh
 from mapper.search.places import orders, places
-from mapper.search.price import Metrics, Prices, Shapes, mesh
+from mapper.search.price import Prices, Shapes
 from mapper.search.terms import Skeleton, Tables, Terms
 
 BATCH = 16  # shapes whose costs are looked up at once

@@ -23,7 +23,8 @@ from mapper.search.build import Choice, mapping_of
 from mapper.search.effort import CLOSE
 from mapper.search.fuse import COSTS, Cuts
 from mapper.search.group import Group
-from mapper.search.price import ENERGY, Array, Metrics, Prices, Shapes, Vector, add, mesh
+from mapper.search.metrics import Metrics, add, mesh
+from mapper.search.price import ENERGY, Array, Prices, Shapes, Vector
 from mapper.search.solve import Solver, Space, columns
 
 SHAPES = 4096  # of a group's tiles

@@ -11,8 +11,9 @@ import numpy as np
 
 from einsum.cascade import Einsum
 from mapper.search.group import Group, Option, Use
+from mapper.search.metrics import add
 from mapper.search.places import below, upper
-from mapper.search.price import Hold, Prices, add
+from mapper.search.price import Hold, Prices
 
 Chain = tuple[Hold, ...]
 Held = tuple[tuple[str, Chain], ...]  # tensors and where they are held

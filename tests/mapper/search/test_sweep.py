@@ -18,7 +18,7 @@ from mapper.check import check
 from mapper.cost import cost
 from mapper.search.answer import search
 from mapper.search.group import Group
-from mapper.search.price import Metrics, mesh
+from mapper.search.metrics import Metrics, mesh
 from mapper.search.solve import columns
 from mapper.search.sweep import SHAPES, _vector, sweep
 
