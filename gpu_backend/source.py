@@ -44,10 +44,10 @@ def path(kernel: Kernel, folder: Path | None = None) -> Path:
 
 
 def load(kernel: Kernel, folder: Path | None = None) -> Any:
-    """The kernel's `triton.jit` function, imported from its file (once for each source)."""
+    """The kernel's `triton.jit` function, imported from its file (once for each file)."""
     file = path(kernel, folder)
     name = f"stepfall_kernels.{file.stem}"
-    if name not in sys.modules:
+    if getattr(sys.modules.get(name), "__file__", None) != str(file):
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)

@@ -2,8 +2,6 @@
 
 from importlib.util import find_spec
 
-import pytest
-
 if find_spec("triton") is None:
     collect_ignore = [
         "test_backward_kernels.py",
@@ -19,13 +17,3 @@ if find_spec("triton") is None:
         "test_other_cascades.py",
         "test_useful_operations.py",
     ]
-
-
-@pytest.fixture(autouse=True)
-def kernels_in_tmp(tmp_path_factory, monkeypatch):
-    """Generated files go to a folder of this run, never to the user's cache."""
-    from gpu_backend import source
-
-    folder = tmp_path_factory.getbasetemp() / "stepfall"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setattr(source, "cache_dir", lambda: folder)

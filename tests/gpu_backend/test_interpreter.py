@@ -5,7 +5,7 @@ import pytest
 import triton
 from hypothesis import given, strategies as st
 
-from gpu_backend import interpret
+from gpu_backend import interpret, source
 from gpu_backend.kernel import Argument, Kernel
 
 SOURCE = '''"""Element-wise arithmetic in bf16."""
@@ -95,3 +95,10 @@ def test_triton_is_as_it_was_after_a_launch():
     with pytest.raises(Exception, match="no_such"):
         interpret.run((kernel("tl.no_such(X)"),), {"X": np.ones(LANES), "Y": np.ones(LANES)})
     assert state() == before
+
+
+def test_a_kernel_is_loaded_from_the_file_that_its_counts_are_looked_up_by(tmp_path):
+    made = kernel("X + Y")
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        file = source.path(made, folder)
+        assert source.load(made, folder).fn.__code__.co_filename == str(file)

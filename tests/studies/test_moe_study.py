@@ -104,7 +104,7 @@ def test_the_array_simulates_what_was_costed(monkeypatch):
 def test_counts_of_the_kernel_equal_its_closed_form():
     table = counted.counted_table(SILENT, seeds=(1,))
     assert [row[0] for row in table.rows] == [f"{kind}:1" for kind in counted.KINDS]
-    assert all(row[2] > 90 and row[3] == 0 for row in table.rows)
+    assert [row for row in table.rows if row[2] <= 90 or row[3]] == []
 
 
 def test_the_study_is_written(tmp_path, monkeypatch):
